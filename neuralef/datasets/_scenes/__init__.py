@@ -1,0 +1,1 @@
+"""How `neuralef.datasets.synthetic` paints a scene: stage, nature, built things, composition."""

@@ -1,0 +1,235 @@
+"""What every dataset offers: photographs, labels, classes and splits."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from neuralef.errors import InputError
+
+IGNORE_LABEL = 255
+"""Label value of pixels that no score counts."""
+
+
+@dataclass(frozen=True)
+class SemanticClass:
+    """One class of a benchmark; ``colour`` is its RGB in figures, 0..255."""
+
+    name: str
+    colour: tuple[int, int, int]
+
+
+class Dataset(ABC):
+    """A set of photographs with optional per-pixel labels.
+
+    Attributes:
+        name: Registry name, as the command line takes it.
+        classes: In label order: ``classes[i]`` is what label value ``i`` means.
+    """
+
+    name: str
+    classes: tuple[SemanticClass, ...]
+
+    @property
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, ``("train", "val")`` in every dataset here."""
+
+    @abstractmethod
+    def ids(self, split: str) -> list[str]:
+        """Image ids of a split, sorted; unique over the dataset and usable as file names.
+
+        Raises:
+            InputError: If the split is unknown or empty.
+        """
+
+    @abstractmethod
+    def image(self, image_id: str) -> np.ndarray:
+        """The photograph, shape ``(H, W, 3)``, uint8 RGB.
+
+        Raises:
+            InputError: If the file is missing or cannot be decoded whole.
+        """
+
+    @abstractmethod
+    def label(self, image_id: str) -> np.ndarray:
+        """Class of every pixel, shape ``(H, W)``, uint8, ``IGNORE_LABEL`` where none counts.
+
+        Raises:
+            InputError: If the file is missing or damaged, holds an id outside ``classes``, or its size differs from
+                the image's.
+        """
+
+    @abstractmethod
+    def image_fingerprint(self, split: str) -> str:
+        """Hex digest that changes whenever an id or the bytes of an image of the split change."""
+
+    @abstractmethod
+    def label_fingerprint(self, split: str) -> str:
+        """The same for the labels; apart, so that no training result can depend on a label."""
+
+    def check_label(self, image_id: str, label: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+        """Validate one label map against the classes and the ``(H, W)`` of its image, and return it as uint8."""
+        if label.shape != image_size:
+            raise InputError(
+                f"{self.name}: label of image {image_id!r} is {label.shape[1]}x{label.shape[0]}, its image "
+                f"{image_size[1]}x{image_size[0]}; both must have the same size"
+            )
+        unknown = sorted(set(np.unique(label).tolist()) - set(range(len(self.classes))) - {IGNORE_LABEL})
+        if unknown:
+            raise InputError(
+                f"{self.name}: label of image {image_id!r} holds class id {unknown[0]}, but the ids are "
+                f"0..{len(self.classes) - 1} and {IGNORE_LABEL} for ignored pixels"
+            )
+        return label.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The files of one image; ``label`` is None where the image has none."""
+
+    image: Path
+    label: Path | None
+
+
+class FileDataset(Dataset):
+    """A dataset that keeps every image and every label in a file of its own.
+
+    Args:
+        root: Folder that holds all of them; fingerprints name files relative to it.
+        files: For every split its images, by id. An id belongs to one split only.
+
+    Raises:
+        InputError: If two splits share an id.
+    """
+
+    def __init__(self, root: Path, files: Mapping[str, Mapping[str, ImageFiles]]):
+        self.root = root
+        self._splits = {split: dict(sorted(members.items())) for split, members in files.items()}
+        self._files: dict[str, ImageFiles] = {}
+        for split, members in self._splits.items():
+            shared = sorted(self._files.keys() & members.keys())
+            if shared:
+                raise InputError(
+                    f"{self.name}: split {split!r} repeats image {shared[0]!r} of an earlier split; keep it in one"
+                )
+            self._files.update(members)
+        # Digesting a whole set takes a second; the instance stands for the files as it first saw them.
+        self._digests: dict[tuple[str, str], str] = {}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self._splits)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of images per split; an empty split is listed with 0."""
+        return {split: len(members) for split, members in self._splits.items()}
+
+    def ids(self, split: str) -> list[str]:
+        """Image ids of a split, sorted."""
+        return list(self.files(split))
+
+    def files(self, split: str) -> Mapping[str, ImageFiles]:
+        """The files behind every image of a split, by id, sorted.
+
+        Raises:
+            InputError: If the split is unknown or empty.
+        """
+        members = self._splits.get(split)
+        if not members:
+            choices = ", ".join(name for name, there in self._splits.items() if there) or "none"
+            raise InputError(f"{self.name}: split {split!r} is unknown or empty; splits with images: {choices}")
+        return dict(members)
+
+    def image(self, image_id: str) -> np.ndarray:
+        """The photograph, shape ``(H, W, 3)``, uint8 RGB."""
+        return read_image(self._files_of(image_id).image)
+
+    def label(self, image_id: str) -> np.ndarray:
+        """Class of every pixel, shape ``(H, W)``, uint8, ``IGNORE_LABEL`` where none counts."""
+        files = self._files_of(image_id)
+        if files.label is None:
+            raise InputError(
+                f"{self.name}: image {image_id!r} has no label; use a labelled split or add the label file"
+            )
+        return self.check_label(image_id, self.decode_label(files.label), image_size(files.image))
+
+    def decode_label(self, path: Path) -> np.ndarray:
+        """Read one label file into ids of ``classes``, shape ``(H, W)``, ``IGNORE_LABEL`` where none counts."""
+        return read_label(path)
+
+    def image_fingerprint(self, split: str) -> str:
+        """Hex digest over ids, names and bytes of the split's images, computed once per instance."""
+        return self._digest("image", split)
+
+    def label_fingerprint(self, split: str) -> str:
+        """The same for the labels that there are."""
+        return self._digest("label", split)
+
+    def _digest(self, kind: str, split: str) -> str:
+        members = self.files(split)
+        if (kind, split) not in self._digests:
+            paths = [getattr(files, kind) for files in members.values()]
+            content = digest_files(self.root, [path for path in paths if path is not None])
+            self._digests[kind, split] = sha256("\n".join([*members, content]).encode()).hexdigest()
+        return self._digests[kind, split]
+
+    def _files_of(self, image_id: str) -> ImageFiles:
+        if image_id not in self._files:
+            example = next(iter(self._files), "none")
+            raise InputError(f"{self.name} has no image {image_id!r}; its ids look like {example!r}")
+        return self._files[image_id]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Decode an image file to RGB, shape ``(H, W, 3)``, uint8; ``InputError`` if missing or truncated."""
+    return np.asarray(_open(path).convert("RGB"))
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Decode a single-channel label image to its stored values, shape ``(H, W)``."""
+    picture = _open(path)
+    if picture.mode not in ("L", "P", "I", "I;16", "1"):
+        raise InputError(f"label {path} has mode {picture.mode}; it must be a single-channel PNG of class ids")
+    return np.asarray(picture)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width by the header of an image file, without decoding it."""
+    with _opened(path) as picture:
+        return picture.height, picture.width
+
+
+def _open(path: Path) -> Image.Image:
+    with _opened(path) as picture:
+        picture.load()
+        return picture.copy()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    if not path.is_file():
+        raise InputError(f"image {path} is missing; run `neuralef data check` to see what else is")
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        raise InputError(f"image {path} is damaged ({error}); replace the file") from error
+
+
+def digest_files(root: Path, files: list[Path]) -> str:
+    """SHA-256 over the names relative to ``root`` and the bytes of ``files``, in the order given."""
+    digest = sha256()
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"file {path} is missing; run `neuralef data check` to see what else is")
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        digest.update(sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

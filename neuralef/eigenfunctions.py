@@ -1,0 +1,137 @@
+r"""psi, the network whose K outputs are trained to be the kernel's principal eigenfunctions (paper, 3.4 and 3.5).
+
+Two transformer blocks with linear attention read all patches of one image; a linear head with orthogonal rows gives K
+numbers per patch. While training, these logits pass a Gumbel-Softmax (3.5) and then an L2 batch norm, which keeps
+:math:`E[\psi \circ \psi] = 1` (Eq. 5). Afterwards both are taken away: the logits themselves are up-sampled and their
+argmax is the cluster.
+
+References:
+    Deng et al., *NeuralEF: Deconstructing Kernels by Deep Neural Networks*, arXiv:2205.00165 (L2 batch norm).
+    Katharopoulos et al., *Transformers are RNNs*, arXiv:2006.16236 (linear attention).
+    Jang et al., *Categorical Reparameterization with Gumbel-Softmax*, arXiv:1611.01144.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from neuralef.errors import InputError
+
+HEAD_CHANNELS = 64
+"""Channels of one attention head, as in every ViT of the paper."""
+
+
+class LinearAttention(nn.Module):
+    r"""Multi-head attention with the kernel :math:`\phi(q)^\top \phi(k)`, :math:`\phi = \mathrm{elu} + 1`.
+
+    Costs O(T C^2 / heads) instead of O(T^2 C); equals softmax-free attention with weights
+    :math:`\phi(q_t)^\top \phi(k_s)` normalised over s.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.heads = max(1, channels // HEAD_CHANNELS)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each image: ``(images, T, C)`` to the same shape."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x (images, heads, T, c)
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        context = k.transpose(-1, -2) @ v  # (images, heads, c, c)
+        weight = q @ k.sum(dim=-2).unsqueeze(-1)  # (images, heads, T, 1)
+        return self.out((q @ context / weight).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with linear attention."""
+
+    def __init__(self, channels: int, mlp_ratio: float):
+        super().__init__()
+        hidden = int(channels * mlp_ratio)
+        self.norm1 = nn.LayerNorm(channels)
+        self.attention = LinearAttention(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(images, T, C)`` to the same shape."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Eigenfunctions(nn.Module):
+    """psi: all levels of a backbone in, K eigenfunctions out.
+
+    Args:
+        in_channels: Channels of all levels together, the paper's 3C.
+        num_eigenfunctions: The paper's K; also the number of clusters.
+        width: Channels of the blocks; ``None`` keeps ``in_channels`` (the paper), any other value puts a linear
+            projection in front.
+        depth: Number of blocks.
+        mlp_ratio: Hidden channels of a block's MLP over its width.
+        generator: Source of the initial weights.
+
+    Raises:
+        InputError: If there are more eigenfunctions than channels: the head's rows could not be orthogonal.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_eigenfunctions: int,
+        *,
+        width: int | None = None,
+        depth: int = 2,
+        mlp_ratio: float = 4.0,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        width = width or in_channels
+        if num_eigenfunctions > width:
+            raise InputError(f"{num_eigenfunctions} eigenfunctions need a width of at least as many; it is {width}")
+        self.projection = nn.Identity() if width == in_channels else nn.Linear(in_channels, width)
+        self.blocks = nn.Sequential(*(Block(width, mlp_ratio) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_eigenfunctions, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(module.in_features), generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        # Trivialization would draw its base point from the global generator.
+        parametrizations.orthogonal(self.head, orthogonal_map="householder", use_trivialization=False)
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """What feeds the head (and what "Ours*" clusters): ``(images, T, 3C)`` to ``(images, T, width)``."""
+        return self.norm(self.blocks(self.projection(features)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits, before quantisation and normalisation: ``(images, T, 3C)`` to ``(images, T, K)``."""
+        return self.head(self.hidden(features))
+
+
+def gumbel_softmax(logits: Tensor, *, temperature: float, generator: torch.Generator) -> Tensor:
+    """Soft Gumbel-Softmax with an explicit source of noise (3.5): ``(..., K)`` to rows that sum to 1.
+
+    ``torch.nn.functional.gumbel_softmax`` takes no generator, which a reproducible, resumable run needs.
+    """
+    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+    return ((logits + noise) / temperature).softmax(dim=-1)
+
+
+def l2_batch_norm(psi: Tensor) -> Tensor:
+    r"""Scale each column to unit second moment over the batch, the constraint of Eq. 5.
+
+    A column norm below 1 is taken as 1 (official code): a cluster that no patch chooses is not blown up to unit moment.
+
+    Args:
+        psi: Shape ``(B, K)``.
+
+    Returns:
+        Shape ``(B, K)`` with :math:`\frac{1}{B}\sum_u \psi_j(u)^2 = 1` for every column whose norm was at least 1.
+    """
+    return psi * (math.sqrt(psi.shape[0]) / psi.norm(dim=0, keepdim=True).clamp_min(1.0))

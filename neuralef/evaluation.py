@@ -1,0 +1,131 @@
+"""Clusters to classes, and scores (paper, 3.6).
+
+One pass over a dataset adds every image to a K x C contingency table; every matching and every metric derives from it.
+
+mIoU averages over the classes that occur in the ground truth or in the prediction of the evaluated set.
+
+References:
+    Official code ``engine.py::optimal_map`` (what it calls majority vote is the argmax of IoU, here ``max_iou``).
+    Kuhn, *The Hungarian Method for the Assignment Problem*, 1955, through ``scipy.optimize``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from neuralef.datasets.base import IGNORE_LABEL
+
+Matching = Literal["max_iou", "majority", "hungarian"]
+
+
+class Contingency:
+    """Counts of pixels by cluster and class, gathered image by image.
+
+    Attributes:
+        counts: Shape ``(K, C)``, int64.
+        images: Images added so far.
+    """
+
+    def __init__(self, num_clusters: int, num_classes: int):
+        self.counts = np.zeros((num_clusters, num_classes), dtype=np.int64)
+        self.images = 0
+
+    def add(self, clusters: np.ndarray, labels: np.ndarray) -> None:
+        """Count one image; pixels labelled ``IGNORE_LABEL`` are left out.
+
+        Args:
+            clusters: Cluster of every pixel, shape ``(H, W)``, in ``0 .. K - 1``.
+            labels: Class of every pixel, the same shape, in ``0 .. C - 1`` or ``IGNORE_LABEL``.
+
+        Raises:
+            ValueError: If the shapes differ or an id is out of range.
+        """
+        K, C = self.counts.shape
+        if clusters.shape != labels.shape:
+            raise ValueError(f"clusters have shape {clusters.shape}, labels {labels.shape}")
+        counted = labels != IGNORE_LABEL
+        cluster, label = clusters[counted].astype(np.int64), labels[counted].astype(np.int64)
+        if cluster.size and (cluster.min() < 0 or cluster.max() >= K or label.max() >= C):
+            raise ValueError(
+                f"cluster ids must be below {K} and class ids below {C}; got {cluster.max()}, {label.max()}"
+            )
+        self.counts += np.bincount(cluster * C + label, minlength=K * C).reshape(K, C)
+        self.images += 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one contingency table under one matching; fractions.
+
+    Attributes:
+        accuracy: Share of counted pixels whose matched class is right.
+        mean_iou: Mean over the classes that occur.
+        class_iou: Shape ``(C,)``; NaN for a class in neither truth nor prediction.
+        clusters_used: Clusters with at least one counted pixel.
+        mapping: Class of each cluster, shape ``(K,)``.
+    """
+
+    accuracy: float
+    mean_iou: float
+    class_iou: np.ndarray
+    clusters_used: int
+    mapping: np.ndarray
+
+
+def match_majority(counts: np.ndarray) -> np.ndarray:
+    """Each cluster becomes its most frequent class: counts ``(K, C)`` to classes ``(K,)``. Maximises accuracy."""
+    return counts.argmax(axis=1)
+
+
+def match_max_iou(counts: np.ndarray) -> np.ndarray:
+    """Each cluster becomes the class it overlaps best by IoU, the official rule: ``(K, C)`` to ``(K,)``."""
+    union = counts.sum(axis=0) + counts.sum(axis=1, keepdims=True) - counts
+    return (counts / np.maximum(union, 1)).argmax(axis=1)
+
+
+def match_hungarian(counts: np.ndarray) -> np.ndarray:
+    """One-to-one assignment with the most agreeing pixels; clusters left over become class 0 (official code)."""
+    clusters, classes = linear_sum_assignment(counts, maximize=True)
+    mapping = np.zeros(len(counts), dtype=np.int64)
+    mapping[clusters] = classes
+    return mapping
+
+
+MATCHINGS: dict[Matching, Callable[[np.ndarray], np.ndarray]] = {
+    "max_iou": match_max_iou,
+    "majority": match_majority,
+    "hungarian": match_hungarian,
+}
+
+
+def confusion(counts: np.ndarray, mapping: np.ndarray) -> np.ndarray:
+    """Predicted by true class, ``(C, C)``: the rows of ``counts`` added up by their matched class."""
+    table = np.zeros((counts.shape[1],) * 2, dtype=np.int64)
+    np.add.at(table, mapping, counts)
+    return table
+
+
+def score(counts: np.ndarray, matching: Matching) -> Scores:
+    """Scores of a contingency table ``(K, C)`` under one matching.
+
+    Raises:
+        ValueError: If no pixel was counted.
+    """
+    if not counts.sum():
+        raise ValueError("no labelled pixel was counted; every label of the evaluated images is the ignore label")
+    mapping = MATCHINGS[matching](counts)
+    table = confusion(counts, mapping)
+    right = table.diagonal()
+    union = table.sum(axis=0) + table.sum(axis=1) - right
+    with np.errstate(invalid="ignore"):
+        iou = np.where(union > 0, right / union, np.nan)
+    return Scores(
+        accuracy=float(right.sum() / table.sum()),
+        mean_iou=float(np.nanmean(iou)),
+        class_iou=iou,
+        clusters_used=int((counts.sum(axis=1) > 0).sum()),
+        mapping=mapping,
+    )

@@ -1,0 +1,351 @@
+"""One experiment is one frozen specification; running it gives rows of ``results.csv``.
+
+Everything expensive is kept under a digest of all that determines it (specification, bytes of the data, weights, code):
+features and psi in the cache shared by all runs, contingency tables under ``<out>/runs/``. An interrupted run takes up
+what is whole and computes the rest; rows are then derived from the contingency tables, so they are the same either way.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from neuralef import backbones, datasets, provenance
+from neuralef.backbones import Backbone
+from neuralef.clustering import ClusterHead, EigenfunctionHead, Method, fit_feature_kmeans, fit_hidden_kmeans
+from neuralef.config import Config, Profile, load_profile
+from neuralef.datasets.base import Dataset
+from neuralef.datasets.crops import crop_image, crop_label
+from neuralef.errors import InputError
+from neuralef.evaluation import MATCHINGS, Contingency, score
+from neuralef.features import FeatureStore, extract
+from neuralef.files import ensure_writable_folder, write_json
+from neuralef.paths import cache_root
+from neuralef.results import ResultRow, append_classes, append_rows, parameter_columns
+from neuralef.segmentation import Segmenter, segment_store
+from neuralef.training import Training, train
+
+log = logging.getLogger(__name__)
+
+METHODS: tuple[Method, ...] = get_args(Method)
+PROTOCOL = "crop320"
+TRAINING_MODULES = ("config", "graph", "eigenfunctions", "objective", "training")
+EVALUATION_MODULES = ("clustering", "segmentation", "evaluation", "datasets.crops")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that a reader must know to repeat a number, but for the method.
+
+    Attributes:
+        dataset: Registry name or ``folder:PATH``.
+        backbone: Name for :func:`neuralef.backbones.build`.
+        clusters: The paper's K.
+        seed: Of psi, batches, noise and K-means.
+        config: Hyper-parameters.
+        dataset_options: Passed to :func:`neuralef.datasets.load`.
+    """
+
+    dataset: str
+    backbone: str
+    clusters: int
+    seed: int
+    config: Config
+    dataset_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Workbench:
+    """Dataset, backbone and features that all seeds and methods of a study share; each is made when first needed."""
+
+    dataset_name: str
+    backbone_name: str
+    config: Config
+    dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    progress: bool = True
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The photographs and labels."""
+        return datasets.load(self.dataset_name, **self.dataset_options)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The frozen network with its weights."""
+        config = self.config
+        return backbones.build(
+            self.backbone_name, blocks=config.blocks, high_level=config.high_level, checkpoint=config.checkpoint
+        )
+
+    @cached_property
+    def train(self) -> FeatureStore:
+        """Features of the ``train`` split."""
+        return extract(self.dataset, "train", self.backbone, self.config, progress=self.progress)
+
+    @cached_property
+    def val(self) -> FeatureStore:
+        """Features of the ``val`` split."""
+        return extract(self.dataset, "val", self.backbone, self.config, progress=self.progress)
+
+    def image(self, image_id: str) -> np.ndarray:
+        """The evaluated crop of a photograph, uint8 ``(crop_size, crop_size, 3)``."""
+        return crop_image(self.dataset.image(image_id), self.config.crop_size(self.backbone.patch_size))
+
+    def label(self, image_id: str) -> np.ndarray:
+        """Ground truth of the evaluated crop, uint8 ``(crop_size, crop_size)``."""
+        return crop_label(self.dataset.label(image_id), self.config.crop_size(self.backbone.patch_size))
+
+    def training(self, clusters: int, seed: int, config: Config | None = None) -> Training:
+        """psi trained on the ``train`` features, from the cache if it is there; never touches a label."""
+        config = config or self.config
+        folder = cache_root() / "psi" / self.training_key(clusters, seed, config)
+        return train(self.train, config, num_eigenfunctions=clusters, seed=seed, folder=folder, progress=self.progress)
+
+    def training_key(self, clusters: int, seed: int, config: Config) -> str:
+        """Digest of all that determines psi; labels and K-means settings are not among it."""
+        settings = {name: value for name, value in asdict(config).items() if not name.startswith("kmeans_")}
+        return _digest(self.train.key, settings, clusters, seed, provenance.code_digest(*TRAINING_MODULES))
+
+    def head(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> ClusterHead:
+        """Fit one method.
+
+        Raises:
+            InputError: If the method is unknown.
+        """
+        config = config or self.config
+        if method not in METHODS:
+            raise InputError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+        if method in ("kmeans", "kmeans_centred"):
+            centred = method == "kmeans_centred"
+            return fit_feature_kmeans(
+                self.train, config, num_clusters=clusters, seed=seed, centred=centred, progress=self.progress
+            )
+        psi = self.training(clusters, seed, config).psi
+        if method == "ours":
+            return EigenfunctionHead(psi)
+        return fit_hidden_kmeans(self.train, psi, config, num_clusters=clusters, seed=seed, progress=self.progress)
+
+    def segmenter(self, method: Method, clusters: int, seed: int) -> Segmenter:
+        """A fitted method as a function from photograph to cluster map."""
+        crop_size = self.config.crop_size(self.backbone.patch_size)
+        return Segmenter(self.backbone, self.head(method, clusters, seed), crop_size, self.config.precision)
+
+    def experiment_id(self, clusters: int, seed: int, config: Config) -> str:
+        """Digest of all that determines the rows: photographs, labels, weights, settings, code."""
+        labels = self.dataset.label_fingerprint("val")
+        code = provenance.code_digest(*TRAINING_MODULES, *EVALUATION_MODULES)
+        return _digest(self.train.key, self.val.key, labels, asdict(config), clusters, seed, code)
+
+
+def open_workbench(experiment: Experiment, *, progress: bool = True) -> Workbench:
+    """The workbench an experiment runs on; share it between experiments that differ in K, seed or training alone."""
+    return Workbench(
+        experiment.dataset, experiment.backbone, experiment.config, experiment.dataset_options, progress=progress
+    )
+
+
+def run_experiment(
+    experiment: Experiment,
+    methods: Sequence[Method],
+    out: Path,
+    *,
+    bench: Workbench | None = None,
+    save_maps: bool = False,
+    progress: bool = True,
+) -> list[ResultRow]:
+    """Fit, segment and score; add the rows to ``out/results.csv`` and ``out/per_class.csv``.
+
+    Args:
+        experiment: What to run.
+        methods: Which methods, of :data:`METHODS`.
+        out: Results folder.
+        bench: A workbench with the experiment's dataset, backbone and feature settings, to share features.
+        save_maps: Also write every evaluated image's clusters and ground truth to ``out/maps``.
+        progress: Whether to show bars.
+
+    Returns:
+        The experiment's rows, new or already there: one for each method and matching.
+
+    Raises:
+        InputError: If something in the specification, the data or the output folder cannot be used.
+    """
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown:
+        raise InputError(f"unknown method {unknown[0]!r}; there are {', '.join(METHODS)}")
+    ensure_writable_folder(out)
+    bench = bench or open_workbench(experiment, progress=progress)
+    experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
+    if save_maps:
+        _claim_maps(out / "maps", experiment_id)
+    rows: list[ResultRow] = []
+    for method in methods:
+        record_path = out / "runs" / experiment_id / f"{method}.json"
+        if not record_path.is_file() or save_maps:
+            record = _evaluate(experiment, method, bench, out / "maps" if save_maps else None, progress=progress)
+            if not record_path.is_file():
+                write_json(record_path, {"experiment_id": experiment_id, **record})
+        record = json.loads(record_path.read_text())
+        rows += _store_rows(out, experiment, record, bench)
+    return rows
+
+
+def _evaluate(
+    experiment: Experiment, method: Method, bench: Workbench, maps: Path | None, *, progress: bool
+) -> dict[str, Any]:
+    train_s = 0.0
+    if method in ("ours", "ours_star"):
+        train_s = bench.training(experiment.clusters, experiment.seed, experiment.config).train_s
+    began = perf_counter()
+    head = bench.head(method, experiment.clusters, experiment.seed, experiment.config)
+    fitted = perf_counter()
+    contingency = Contingency(experiment.clusters, len(bench.dataset.classes))
+    predictions = segment_store(head, bench.val)
+    for image_id, clusters in tqdm(
+        predictions, total=len(bench.val), desc=f"evaluating {method}", unit="image", disable=not progress
+    ):
+        label = bench.label(image_id)
+        contingency.add(clusters, label)
+        if maps:
+            save_map(maps / method / f"{image_id}.png", clusters)
+            save_map(maps / "truth" / f"{image_id}.png", label)
+    sha, dirty = provenance.git_state()
+    return {
+        "method": method,
+        "counts": contingency.counts.tolist(),
+        "images": contingency.images,
+        "git_sha": sha,
+        "dirty": dirty,
+        "versions": provenance.versions(),
+        "device": provenance.device(),
+        "threads": torch.get_num_threads(),
+        "extract_s": round(bench.train.extract_s + bench.val.extract_s, 3),
+        "train_s": round(train_s, 3),
+        "cluster_s": round(fitted - began, 3),
+        "eval_s": round(perf_counter() - fitted, 3),
+        "peak_rss_mb": round(provenance.peak_rss_mb(), 1),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench: Workbench) -> list[ResultRow]:
+    counts = np.array(record["counts"])
+    rows, class_rows = [], []
+    for matching in MATCHINGS:
+        scores = score(counts, matching)
+        identity = {"experiment_id": record["experiment_id"], "method": record["method"], "matching": matching}
+        rows.append(
+            {
+                **identity,
+                "dataset": experiment.dataset,
+                "split": "val",
+                "images": record["images"],
+                "backbone": experiment.backbone,
+                "clusters": experiment.clusters,
+                "classes": counts.shape[1],
+                "protocol": PROTOCOL,
+                "crf": "none",
+                "seed": experiment.seed,
+                "accuracy": scores.accuracy,
+                "mean_iou": scores.mean_iou,
+                "clusters_used": scores.clusters_used,
+                **parameter_columns(experiment.config),
+                **{
+                    name: value
+                    for name, value in record.items()
+                    if name in ResultRow.__annotations__ and name not in identity and name != "images"
+                },
+            }
+        )
+        class_rows += [
+            {**identity, "class": semantic.name, "iou": iou}
+            for semantic, iou in zip(bench.dataset.classes, scores.class_iou, strict=True)
+        ]
+    append_rows(out / "results.csv", rows)
+    append_classes(out / "per_class.csv", class_rows)
+    return rows
+
+
+def save_map(path: Path, ids: np.ndarray) -> None:
+    """Write a map of ids as PNG: 16-bit for uint16 (clusters), 8-bit for uint8 (classes)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".partial")
+    Image.fromarray(ids).save(unfinished, format="png")
+    unfinished.replace(path)
+
+
+def _claim_maps(folder: Path, experiment_id: str) -> None:
+    owner = folder / "experiment.json"
+    if owner.is_file() and json.loads(owner.read_text())["experiment_id"] != experiment_id:
+        raise InputError(f"{folder} holds the maps of another experiment; choose another --out, or remove the folder")
+    write_json(owner, {"experiment_id": experiment_id})
+
+
+def _digest(*parts: Any) -> str:
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A profile with its dataset settled: what the notebooks open.
+
+    Attributes:
+        profile: The profile.
+        dataset_name: The dataset really used.
+        reason: Why it is not the profile's own, or empty.
+        bench: Dataset, backbone and features.
+    """
+
+    profile: Profile
+    dataset_name: str
+    reason: str
+    bench: Workbench
+
+    def describe(self) -> str:
+        """One line that says what the numbers are about; stands on top of every output."""
+        note = next((spec.note for spec in backbones.available() if spec.name == self.profile.backbone), "")
+        used = (
+            f"profile {self.profile.name}: dataset {self.dataset_name}{self.reason}; backbone {self.profile.backbone}"
+        )
+        return f"{used} ({note})" if note else used
+
+    def experiments(self) -> Iterator[Experiment]:
+        """The profile's benchmark, one experiment for each seed."""
+        for seed in self.profile.seeds:
+            yield Experiment(
+                self.dataset_name,
+                self.profile.backbone,
+                self.profile.clusters,
+                seed,
+                self.profile.config,
+                self.bench.dataset_options,
+            )
+
+
+def open_study(profile_name: str, *, progress: bool = True) -> Study:
+    """Settle a profile's dataset and open its workbench.
+
+    The profile's dataset is used if it lies in the data root or can be fetched, else its fallback, and the study says
+    so wherever it describes itself.
+    """
+    profile = load_profile(profile_name)
+    name, reason = profile.dataset, ""
+    if profile.fallback_dataset and not datasets.is_obtainable(name):
+        try:
+            datasets.prepare(name)
+        except InputError as error:
+            log.warning("%s", error)
+            name, reason = profile.fallback_dataset, f" (because {profile.dataset} could not be had)"
+    options = profile.dataset_options if name == "synthetic_scenes" else {}
+    bench = Workbench(name, profile.backbone, profile.config, options, progress=progress)
+    return Study(profile, name, reason, bench)

@@ -1,0 +1,271 @@
+"""Extraction of patch features and the store that keeps them on disk.
+
+One folder holds one split of one dataset under one configuration::
+
+    <cache>/features/<key>/patches.npy     float16 (images, h, w, sum C), a memory map
+                           colours.npy     float16 (images, h, w, 3), images at patch resolution, [0, 1]
+                           manifest.json   configuration, image ids, and a checksum of each finished chunk
+
+The key is a digest of all that determines the features (weights, blocks, precision, crop, the images' bytes), so a
+store made under another configuration is never met. Chunks are written in order; a killed extraction continues after
+the last chunk whose checksum holds. Every checksum is verified when a store is opened.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from neuralef.backbones import Backbone
+from neuralef.config import Config
+from neuralef.datasets.base import Dataset
+from neuralef.datasets.crops import crop_image
+from neuralef.errors import InputError
+from neuralef.files import write_json
+from neuralef.graph import patch_colours
+from neuralef.paths import cache_root
+from neuralef.provenance import code_digest
+
+log = logging.getLogger(__name__)
+
+CHUNK = 8
+"""Images that pass the backbone together and share a checksum."""
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """Features of the images of one split, read lazily.
+
+    Attributes:
+        ids: Image ids, in the order of the arrays.
+        patches: Shape ``(images, h, w, sum C)``, levels concatenated low to high.
+        patch_colours: Shape ``(images, h, w, 3)``, in [0, 1].
+        channels: Width of each level.
+        crop_size: Side of the square the features were computed on, in pixels.
+        key: Digest of all that determines the content.
+        extract_s: Seconds the extraction took.
+    """
+
+    ids: tuple[str, ...]
+    patches: np.ndarray
+    patch_colours: np.ndarray
+    channels: tuple[int, ...]
+    crop_size: int
+    key: str
+    extract_s: float
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.ids)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches of one image, ``(h, w)``."""
+        return self.patches.shape[1:3]
+
+    def levels(self, chosen: np.ndarray | slice) -> Tensor:
+        """All levels of some images, float32 ``(images, h, w, sum C)``."""
+        return torch.from_numpy(np.asarray(self.patches[chosen], dtype=np.float32))
+
+    def high(self, chosen: np.ndarray | slice) -> Tensor:
+        """The high level of some images, float32 ``(images, h, w, C)``."""
+        return torch.from_numpy(np.asarray(self.patches[chosen, ..., -self.channels[-1] :], dtype=np.float32))
+
+    def colours(self, chosen: np.ndarray | slice) -> Tensor:
+        """Images at patch resolution, float32 ``(images, h, w, 3)``, in [0, 1]."""
+        return torch.from_numpy(np.asarray(self.patch_colours[chosen], dtype=np.float32))
+
+    def subset(self, images: int) -> "FeatureStore":
+        """The first ``images`` images alone."""
+        return FeatureStore(
+            self.ids[:images],
+            self.patches[:images],
+            self.patch_colours[:images],
+            self.channels,
+            self.crop_size,
+            f"{self.key}-first-{images}",
+            self.extract_s,
+        )
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 ``(B, H, W, 3)`` to float32 ``(B, 3, H, W)`` in [0, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def extract(
+    dataset: Dataset,
+    split: str,
+    backbone: Backbone,
+    config: Config,
+    *,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> FeatureStore:
+    """Features of every image of a split, from the cache where they are already whole.
+
+    Args:
+        dataset: Where the photographs come from.
+        split: Which of them.
+        backbone: Gives the features.
+        config: Crop and precision.
+        cache: Folder of all stores; default :func:`neuralef.paths.cache_root`.
+        progress: Whether to show a bar.
+
+    Raises:
+        InputError: If the split is empty, an image is damaged, or a finished store does not match its checksums.
+    """
+    crop_size = config.crop_size(backbone.patch_size)
+    identity = {
+        "code": code_digest("backbones", "features", "datasets.crops"),
+        "dataset": dataset.name,
+        "split": split,
+        "images": dataset.image_fingerprint(split),
+        "backbone": backbone.fingerprint,
+        "precision": config.precision,
+        "crop_size": crop_size,
+    }
+    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder = (cache or cache_root()) / "features" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        manifest = _read_manifest(folder)
+        if manifest is None or not manifest["complete"]:
+            manifest = _extract(
+                folder, manifest, dataset, split, backbone, config, crop_size, identity, progress=progress
+            )
+        else:
+            _verify(folder, manifest)
+    return _open(folder, manifest)
+
+
+def _extract(
+    folder: Path,
+    manifest: dict[str, Any] | None,
+    dataset: Dataset,
+    split: str,
+    backbone: Backbone,
+    config: Config,
+    crop_size: int,
+    identity: dict[str, Any],
+    *,
+    progress: bool,
+) -> dict[str, Any]:
+    ids = dataset.ids(split)
+    side = crop_size // backbone.patch_size
+    shapes = {"patches": (len(ids), side, side, sum(backbone.channels)), "colours": (len(ids), side, side, 3)}
+    if manifest is None:
+        for name, shape in shapes.items():
+            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape).flush()
+        manifest = {
+            "identity": identity,
+            "ids": ids,
+            "channels": backbone.channels,
+            "chunks": [],
+            "extract_s": 0.0,
+            "complete": False,
+        }
+        write_json(folder / "manifest.json", manifest)
+    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in shapes}
+    manifest["chunks"] = _intact_chunks(arrays, manifest["chunks"])
+    done = len(manifest["chunks"])
+    starts = range(done * CHUNK, len(ids), CHUNK)
+    bar = tqdm(
+        total=len(ids),
+        initial=min(done * CHUNK, len(ids)),
+        desc=f"features {dataset.name}/{split}",
+        unit="image",
+        disable=not progress,
+    )
+    with bar:
+        for start in starts:
+            began = perf_counter()
+            chunk = ids[start : start + CHUNK]
+            images = to_tensor(np.stack([crop_image(dataset.image(image_id), crop_size) for image_id in chunk]))
+            features = backbone(images, precision=config.precision).numpy().astype(np.float16)
+            if not np.isfinite(features).all():
+                raise InputError(
+                    f"features of images {chunk[0]} .. {chunk[-1]} exceed float16; use another level or norm"
+                )
+            rows = slice(start, start + len(chunk))
+            arrays["patches"][rows] = features
+            arrays["colours"][rows] = patch_colours(images, (side, side)).numpy()
+            for array in arrays.values():
+                array.flush()
+            manifest["chunks"].append(_digest(arrays, rows))
+            manifest["extract_s"] += perf_counter() - began
+            write_json(folder / "manifest.json", manifest)
+            bar.update(len(chunk))
+    manifest["complete"] = True
+    write_json(folder / "manifest.json", manifest)
+    log.info("features of %s/%s are in %s", dataset.name, split, folder)
+    return manifest
+
+
+def _digest(arrays: dict[str, np.ndarray], rows: slice) -> str:
+    digest = sha256()
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name][rows]).data)
+    return digest.hexdigest()
+
+
+def _chunk_rows(chunks: int) -> Iterator[slice]:
+    return (slice(index * CHUNK, (index + 1) * CHUNK) for index in range(chunks))
+
+
+def _intact_chunks(arrays: dict[str, np.ndarray], digests: list[str]) -> list[str]:
+    intact = []
+    for rows, digest in zip(_chunk_rows(len(digests)), digests, strict=True):
+        if _digest(arrays, rows) != digest:
+            break
+        intact.append(digest)
+    return intact
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise _damaged(folder) from error
+
+
+def _arrays(folder: Path) -> dict[str, np.ndarray]:
+    try:
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("patches", "colours")}
+    except (OSError, ValueError) as error:
+        raise _damaged(folder) from error
+
+
+def _verify(folder: Path, manifest: dict[str, Any]) -> None:
+    if len(_intact_chunks(_arrays(folder), manifest["chunks"])) < len(manifest["chunks"]):
+        raise _damaged(folder)
+
+
+def _open(folder: Path, manifest: dict[str, Any]) -> FeatureStore:
+    arrays = _arrays(folder)
+    return FeatureStore(
+        ids=tuple(manifest["ids"]),
+        patches=arrays["patches"],
+        patch_colours=arrays["colours"],
+        channels=tuple(manifest["channels"]),
+        crop_size=manifest["identity"]["crop_size"],
+        key=folder.name,
+        extract_s=manifest["extract_s"],
+    )
+
+
+def _damaged(folder: Path) -> InputError:
+    return InputError(f"the feature cache {folder} is corrupted; delete the folder, then run again")

@@ -1,0 +1,84 @@
+"""Writing without half-written results: temporary names, renames, checksums."""
+
+import json
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from neuralef.errors import InputError
+
+
+def ensure_writable_folder(folder: Path) -> Path:
+    """Create ``folder`` if need be; ``InputError`` if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".writable-{os.getpid()}"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to folder {folder} ({error.strerror}); choose another or mend its permissions"
+        ) from error
+    return folder
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write under a temporary name in the same folder, then rename: readers see the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """:func:`write_bytes` for UTF-8 text."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: Path, document: Any) -> Path:
+    """:func:`write_text` of an indented JSON document."""
+    return write_text(path, json.dumps(document, indent=1) + "\n")
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], document: str = "") -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors in the order of their names, then ``document``."""
+    digest = sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    digest.update(document.encode())
+    return digest.hexdigest()
+
+
+def write_checked_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> Path:
+    """Keep tensors and a JSON document that belong together in one safetensors file with a checksum over both."""
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(document)
+    metadata = {"document": text, "sha256": tensors_digest(whole, text)}
+    return write_bytes(path, safetensors.torch.save(whole, metadata))
+
+
+def read_checked_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_checked_tensors` kept.
+
+    Raises:
+        InputError: If the file is damaged or does not match its checksum.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); delete it, then run again") from error
+    text = metadata.get("document", "")
+    if tensors_digest(tensors, text) != metadata.get("sha256"):
+        raise InputError(f"{path} does not match its checksum; delete it, then run again")
+    return tensors, json.loads(text)

@@ -1,0 +1,124 @@
+"""Running the notebooks through papermill, each at most once for the same sources, settings and data.
+
+Papermill only warns about unknown parameters, so names are checked first; it does not replace its output atomically, so
+an executed notebook is written under another name and renamed.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from neuralef import provenance
+from neuralef.errors import InputError
+from neuralef.files import write_json, write_text
+from neuralef.paths import PACKAGE, notebooks_root
+
+log = logging.getLogger(__name__)
+
+
+def sources(pattern: str = "*") -> list[Path]:
+    """Notebook sources in order whose name, with or without ending, matches a glob (``'1[0-3]*'``, ``'13'``).
+
+    Raises:
+        InputError: If none does.
+    """
+    everything = sorted(notebooks_root().glob("[0-9][0-9]_*.ipynb"))
+    chosen = [
+        path
+        for path in everything
+        if any(fnmatch(path.name, glob) for glob in (pattern, f"{pattern}_*", f"{pattern}.ipynb"))
+    ]
+    if not chosen:
+        names = ", ".join(path.stem for path in everything)
+        raise InputError(f"no notebook matches {pattern!r}; there are {names or f'none in {notebooks_root()}'}")
+    return chosen
+
+
+def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """``InputError`` if the notebook's parameters cell does not know one of the names."""
+    known = papermill.inspect_notebook(str(notebook))
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise InputError(
+            f"{notebook.name} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}"
+        )
+
+
+def execute(
+    notebook: Path, parameters: Mapping[str, Any], out: Path, *, data_key: str = "", force: bool = False
+) -> bool:
+    """Run one notebook into ``out/notebooks/`` as ``.ipynb`` and ``.html``.
+
+    Args:
+        notebook: Source.
+        parameters: For its parameters cell.
+        out: Results folder of the run, which the notebook is also told to write to.
+        data_key: Digest of the data it reads; together with source, parameters, code and versions it decides whether an
+            earlier execution still stands.
+        force: Run in any case.
+
+    Returns:
+        Whether it was run; ``False`` where an earlier execution stands.
+
+    Raises:
+        InputError: If a parameter is unknown, or the notebook met an input that cannot be used.
+        papermill.exceptions.PapermillExecutionError: If a cell failed otherwise.
+    """
+    check_parameters(notebook, parameters)
+    executed = out / "notebooks" / notebook.name
+    stamp = executed.with_suffix(".json")
+    modules = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
+    parts = [notebook.read_text(), dict(parameters), data_key, provenance.versions(), provenance.code_digest(*modules)]
+    digest = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    if not force and _stands(out, stamp, digest):
+        return False
+
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    before = _outputs(out)
+    unfinished = executed.with_name(f"{executed.stem}.running.ipynb")
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(unfinished),
+            {**parameters},
+            kernel_name="python3",
+            cwd=str(notebook.parent),
+            log_output=False,
+        )
+    except PapermillExecutionError as error:
+        failed = unfinished.replace(executed.with_name(f"{executed.stem}.failed.ipynb"))
+        if error.ename == InputError.__name__:
+            raise InputError(f"{notebook.name}: {error.evalue}") from error
+        log.error("%s failed; see %s", notebook.name, failed)
+        raise
+    unfinished.replace(executed)
+    page, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
+    write_text(executed.with_suffix(".html"), page)
+    number = notebook.name[:2]
+    written = {name for name in _outputs(out) if name not in before or Path(name).name.startswith(number)}
+    write_json(stamp, {"digest": digest, "outputs": sorted(written)})
+    return True
+
+
+def _outputs(out: Path) -> set[str]:
+    return {
+        path.relative_to(out).as_posix()
+        for part in ("tables", "figures", "report")
+        for path in (out / part).glob("*.*")
+    } | ({"results.csv"} if (out / "results.csv").is_file() else set())
+
+
+def _stands(out: Path, stamp: Path, digest: str) -> bool:
+    if not stamp.is_file() or not stamp.with_suffix(".ipynb").is_file():
+        return False
+    record = json.loads(stamp.read_text())
+    return record["digest"] == digest and all((out / name).is_file() for name in record["outputs"])

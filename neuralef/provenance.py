@@ -1,0 +1,76 @@
+"""Where a number comes from: code, versions, machine."""
+
+import ast
+import platform
+import resource
+import subprocess
+import sys
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from neuralef.paths import PACKAGE
+
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "timm")
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Digest of what the named modules do, e.g. ``code_digest("graph", "training")``.
+
+    Part of every cache key: a result computed by other code is never reused. Comments, docstrings and layout do not
+    count.
+    """
+    digest = sha256()
+    for module in modules:
+        tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                node.body = [item for item in body if not _is_docstring(item)]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()
+
+
+def git_state(folder: Path = PACKAGE) -> tuple[str, bool]:
+    """Full SHA of the commit and whether tracked files differ from it; ``("unknown", True)`` outside a checkout."""
+    try:
+        sha = _git("rev-parse", "HEAD", folder=folder)
+        return sha, bool(_git("status", "--porcelain", "--untracked-files=no", folder=folder))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def versions() -> str:
+    """Python and the packages that numbers depend on, ``"python 3.11.7; numpy ..."``."""
+    return "; ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
+
+
+def device() -> str:
+    """The processor's name and its number of cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if (cpuinfo.is_file())
+        else []
+    )
+    return (
+        f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads used"
+    )
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,238 @@
+"""From ``results.csv`` to tables (CSV, Markdown, LaTeX), the README and the HTML report.
+
+Ours come from ``results.csv`` alone; the paper's numbers stand in columns headed "paper" and come from ``paper.csv``.
+Fractions become percent here and nowhere else.
+"""
+
+import base64
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from neuralef.errors import InputError
+from neuralef.evaluation import MATCHINGS
+from neuralef.files import write_bytes, write_text
+from neuralef.paths import PACKAGE, PAPER_NUMBERS, project_root, reference_root, results_root
+from neuralef.results import read_results
+
+log = logging.getLogger(__name__)
+
+METHOD_TITLES = {
+    "kmeans": "K-means",
+    "kmeans_centred": "K-means, centred",
+    "ours": "Ours",
+    "ours_star": "Ours*",
+}
+IOU_RULE = "mIoU averages over the classes that occur in the ground truth or in the prediction of the evaluated set."
+NOT_IN_PAPER = "not in paper"
+
+
+def paper_numbers(table: str | None = None) -> pd.DataFrame:
+    """What the paper prints, in percent: one row for each number pair of ``paper.csv``; ``table`` keeps one table."""
+    frame = pd.read_csv(PAPER_NUMBERS, dtype={"table": str})
+    return frame if table is None else frame[frame["table"] == table]
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Fractions as percent, ``mean ± sample standard deviation``; a single value stands alone."""
+    percent = 100 * np.asarray(values, dtype=float)
+    return f"{percent.mean():.1f} ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else f"{percent.mean():.1f}"
+
+
+def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
+    """Methods in rows; accuracy and mIoU under each matching (mean ± spread over seeds); the paper's Table 1 beside.
+
+    Args:
+        results: Rows of one dataset, backbone and K, any number of seeds.
+
+    Returns:
+        Strings, ready to print.
+
+    Raises:
+        ValueError: If the rows mix datasets, backbones, numbers of clusters or settings.
+    """
+    mixed = [name for name in ("dataset", "backbone", "clusters", "protocol", "crf") if results[name].nunique() != 1]
+    if mixed:
+        raise ValueError(f"one table, one setting; the rows differ in {', '.join(mixed)}")
+    paper = (
+        paper_numbers("1")
+        .query("dataset == 'pascal_context' and backbone == 'vit_small_patch16_384'")
+        .set_index("method")
+    )
+    rows = []
+    for method in [name for name in METHOD_TITLES if name in set(results["method"])]:
+        of_method = results[results["method"] == method]
+        row = {"method": METHOD_TITLES[method], "seeds": of_method["seed"].nunique()}
+        for matching in MATCHINGS:
+            chosen = of_method[of_method["matching"] == matching]
+            row[f"{matching} Acc"] = mean_and_spread(chosen["accuracy"])
+            row[f"{matching} mIoU"] = mean_and_spread(chosen["mean_iou"])
+        for metric, title in (("accuracy", "Acc"), ("mean_iou", "mIoU")):
+            row[f"paper {title}"] = f"{paper.loc[method, metric]:.1f}" if method in paper.index else NOT_IN_PAPER
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def benchmark_caption(results: pd.DataFrame) -> str:
+    """What a reader must know to read :func:`benchmark_table`: data, matching, spread, and the paper columns."""
+    first = results.iloc[0]
+    return (
+        f"{first['dataset']} {first['split']}, {first['images']} photographs, {first['classes']} classes; "
+        f"backbone {first['backbone']}; K = {first['clusters']}; protocol {first['protocol']}, CRF: {first['crf']}. "
+        f"Percent, mean ± standard deviation over {results['seed'].nunique()} seeds. {IOU_RULE} "
+        "Paper columns: Table 1, Pascal Context, ViT-S/16, K = 256, max_iou, with CRF: another dataset and backbone, "
+        "for the order of the methods only."
+    )
+
+
+def write_table(frame: pd.DataFrame, folder: Path, stem: str, caption: str) -> Path:
+    """Write ``<stem>.csv``, ``.md`` and ``.tex``; the caption stands under the Markdown and LaTeX forms.
+
+    Returns:
+        The Markdown file.
+    """
+    write_text(folder / f"{stem}.csv", frame.to_csv(index=False))
+    escaped = caption.replace("%", r"\%").replace("_", r"\_")
+    body = frame.to_latex(index=False, escape=True)
+    write_text(folder / f"{stem}.tex", f"\\begin{{table}}\n{body}\\caption{{{escaped}}}\n\\end{{table}}\n")
+    return write_text(folder / f"{stem}.md", f"{frame.to_markdown(index=False, disable_numparse=True)}\n\n{caption}\n")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table or figure of the report: its title, its HTML body and the caption below."""
+
+    title: str
+    body: str
+    caption: str
+
+
+def write_report(profile: str, description: str, *, folder: Path | None = None) -> Path:
+    """One self-contained page with every table and figure a profile has written.
+
+    Args:
+        profile: Its name.
+        description: The line that says which dataset and backbone were really used.
+        folder: Results folder; default that of the profile.
+
+    Returns:
+        ``<folder>/report/index.html``.
+
+    Raises:
+        InputError: If there is nothing to report.
+    """
+    folder = folder or results_root(profile)
+    tables = [_table_section(path) for path in sorted((folder / "tables").glob("*.csv"))]
+    figures = [_figure_section(path) for path in sorted((folder / "figures").glob("*.png"))]
+    if not tables and not figures:
+        raise InputError(f"{folder} holds no tables or figures; run `neuralef reproduce --profile {profile}` first")
+    results = read_results(folder / "results.csv") if (folder / "results.csv").is_file() else None
+    notebooks = [path.name for path in sorted((folder / "notebooks").glob("*.html"))]
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        (PACKAGE / "templates" / "report.html").read_text()
+    )
+    page = template.render(
+        profile=profile,
+        description=description,
+        tables=tables,
+        figures=figures,
+        notebooks=notebooks,
+        runs=[] if results is None else _runs(results),
+    )
+    return write_text(folder / "report" / "index.html", page)
+
+
+def save_figure(figure, folder: Path, stem: str, caption: str) -> Path:
+    """Write a matplotlib figure as ``<stem>.png`` (150 dpi) with its caption beside it for the report."""
+    import io
+
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150, bbox_inches="tight")
+    write_text(folder / f"{stem}.txt", caption + "\n")
+    return write_bytes(folder / f"{stem}.png", content.getvalue())
+
+
+def update_readme(readme: Path | None = None) -> bool:
+    """Rewrite what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` from the committed results.
+
+    Returns:
+        Whether the file changed.
+    """
+    readme = readme or project_root() / "README.md"
+    text = readme.read_text()
+    updated = render_readme(text, readme_blocks())
+    if updated != text:
+        write_text(readme, updated)
+    return updated != text
+
+
+def render_readme(text: str, blocks: Mapping[str, str]) -> str:
+    """Put generated blocks between their markers.
+
+    Raises:
+        ValueError: If a block has no pair of markers.
+    """
+    for name, content in blocks.items():
+        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        text, count = pattern.subn(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)
+        if count != 1:
+            raise ValueError(f"README must hold one pair of markers for {name}; found {count}")
+    return text
+
+
+def readme_blocks(folder: Path | None = None) -> dict[str, str]:
+    """The generated parts of the README, from ``results/reference/quick/``."""
+    folder = folder or reference_root("quick")
+    results = read_results(folder / "results.csv")
+    table = benchmark_table(results).to_markdown(index=False, disable_numparse=True)
+    return {"benchmark": f"{table}\n\n{benchmark_caption(results)}", "timing": timing_sentence(results)}
+
+
+def timing_sentence(results: pd.DataFrame) -> str:
+    """Where the reference numbers were measured and how long the parts took."""
+    first = results.iloc[0]
+    trained = results[(results["method"] == "ours") & (results["matching"] == "max_iou")]
+    return (
+        f"Measured on {first['device']}: features of all photographs {first['extract_s']:.0f} s, training psi "
+        f"{trained['train_s'].mean():.0f} s a seed, at most {results['peak_rss_mb'].max() / 1000:.1f} GB of memory."
+    )
+
+
+def _table_section(path: Path) -> Section:
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    caption = path.with_suffix(".md").read_text().rstrip().split("\n\n", 1)[1]
+    return Section(_title(path), frame.to_html(index=False, border=0), caption)
+
+
+def _figure_section(path: Path) -> Section:
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    caption = path.with_suffix(".txt").read_text().strip()
+    return Section(_title(path), f'<img alt="{_title(path)}" src="data:image/png;base64,{encoded}">', caption)
+
+
+def _title(path: Path) -> str:
+    return path.stem.replace("_", " ")
+
+
+def _runs(results: pd.DataFrame) -> list[dict[str, str]]:
+    chosen = results[results["matching"] == "max_iou"]
+    columns = [
+        "experiment_id",
+        "dataset",
+        "method",
+        "clusters",
+        "seed",
+        "mean_iou",
+        "train_s",
+        "git_sha",
+        "dirty",
+        "created",
+    ]
+    return json.loads(chosen[columns].round(4).astype(str).to_json(orient="records"))

@@ -1,0 +1,139 @@
+"""``results.csv``: one row for each experiment, method and matching.
+
+Columns come in groups: identity, metrics (fractions), ``p_*`` hyper-parameters, provenance (seconds, megabytes). Rows
+are only ever added; the file is replaced whole under a lock, so that no reader meets half a row.
+"""
+
+import csv
+import io
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pandas as pd
+from filelock import FileLock
+
+from neuralef.config import Config
+from neuralef.errors import InputError
+from neuralef.files import write_text
+
+log = logging.getLogger(__name__)
+
+
+class ResultRow(TypedDict):
+    """The fixed columns; ``p_<field>`` for every field of :class:`neuralef.config.Config` stand between the groups."""
+
+    experiment_id: str
+    dataset: str
+    split: str
+    images: int
+    backbone: str
+    method: str
+    clusters: int
+    classes: int
+    matching: str
+    protocol: str
+    crf: str
+    seed: int
+    accuracy: float
+    mean_iou: float
+    clusters_used: int
+    git_sha: str
+    dirty: bool
+    versions: str
+    device: str
+    threads: int
+    extract_s: float
+    train_s: float
+    cluster_s: float
+    eval_s: float
+    peak_rss_mb: float
+    created: str
+
+
+KEY = ("experiment_id", "method", "matching")
+PARAMETER_COLUMNS = tuple(f"p_{field.name}" for field in fields(Config))
+_FIXED = tuple(ResultRow.__annotations__)
+_FIRST_PROVENANCE = _FIXED.index("git_sha")
+COLUMNS = (*_FIXED[:_FIRST_PROVENANCE], *PARAMETER_COLUMNS, *_FIXED[_FIRST_PROVENANCE:])
+CLASS_COLUMNS = (*KEY, "class", "iou")
+
+
+def parameter_columns(config: Config) -> dict[str, Any]:
+    """The ``p_*`` part of a row; a tuple becomes ``a;b``, ``None`` becomes ``default``."""
+    return {f"p_{name}": _cell(value) for name, value in asdict(config).items()}
+
+
+def append_rows(
+    path: Path, rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = COLUMNS, key: Sequence[str] = KEY
+) -> int:
+    """Add rows to a CSV file; those whose key it already holds are left as they are.
+
+    Args:
+        path: The file; created with its header if missing.
+        rows: Mappings with exactly ``columns``.
+        columns: Header of the file.
+        key: Columns that identify a row.
+
+    Returns:
+        How many rows were new.
+
+    Raises:
+        InputError: If the file has other columns, or cannot be written.
+        ValueError: If a row does not have exactly the columns.
+    """
+    for row in rows:
+        if set(row) != set(columns):
+            raise ValueError(
+                f"a row must have the columns of {path.name}; differing: {sorted(set(row) ^ set(columns))}"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        existing = path.read_text() if path.is_file() else ""
+        header = next(csv.reader(io.StringIO(existing)), None)
+        if header is not None and tuple(header) != tuple(columns):
+            raise InputError(
+                f"{path} has other columns than this version writes; move it away or choose another folder"
+            )
+        known = {tuple(entry[name] for name in key) for entry in csv.DictReader(io.StringIO(existing))}
+        new = [row for row in rows if tuple(str(row[name]) for name in key) not in known]
+        if new:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, columns, lineterminator="\n")
+            if header is None:
+                writer.writeheader()
+            writer.writerows(new)
+            write_text(path, existing + text.getvalue())
+    return len(new)
+
+
+def append_classes(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
+    """:func:`append_rows` for ``per_class.csv``."""
+    return append_rows(path, rows, columns=CLASS_COLUMNS, key=(*KEY, "class"))
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """All rows of a ``results.csv``.
+
+    Raises:
+        InputError: If there is none, or it has other columns.
+    """
+    if not path.is_file():
+        raise InputError(f"there are no results in {path}; run `neuralef reproduce` or `neuralef run` first")
+    frame = pd.read_csv(path, dtype={"experiment_id": str, "git_sha": str}, keep_default_na=False)
+    if tuple(frame.columns) != COLUMNS:
+        raise InputError(f"{path} has other columns than this version reads; it was written by another version")
+    return frame
+
+
+def select(frame: pd.DataFrame, experiment_ids: Iterable[str]) -> pd.DataFrame:
+    """The rows of some experiments, in the order they were written."""
+    return frame[frame["experiment_id"].isin(list(experiment_ids))]
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return "default"
+    return ";".join(map(str, value)) if isinstance(value, tuple) else value

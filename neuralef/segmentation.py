@@ -1,0 +1,98 @@
+"""Segmenter: photograph in, cluster map out, for every method (paper, 3.5 and 3.6)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from neuralef.backbones import Backbone, Precision
+from neuralef.clustering import ClusterHead
+from neuralef.datasets.crops import crop_image
+from neuralef.features import FeatureStore, to_tensor
+
+
+def cluster_map(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Up-sample the logits of one image bilinearly to pixels and take the argmax.
+
+    Args:
+        logits: Shape ``(h, w, K)``.
+        size: Pixels ``(H, W)``.
+
+    Returns:
+        Cluster of every pixel, shape ``(H, W)``, uint16.
+    """
+    pixels = F.interpolate(logits.permute(2, 0, 1).unsqueeze(0), size=size, mode="bilinear", align_corners=False)
+    return pixels[0].argmax(dim=0).numpy().astype(np.uint16)
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A frozen backbone and a fitted head.
+
+    Attributes:
+        backbone: Gives patch features.
+        head: Turns them into cluster logits.
+        crop_size: Side of the square of the 320-crop protocol, and the shorter side photographs are resized to.
+        precision: Of the backbone.
+    """
+
+    backbone: Backbone
+    head: ClusterHead
+    crop_size: int
+    precision: Precision = "float32"
+
+    def crop(self, image: np.ndarray) -> np.ndarray:
+        """Clusters of the central square, as the 320-crop protocol evaluates them.
+
+        Args:
+            image: Shape ``(H, W, 3)``, uint8.
+
+        Returns:
+            Shape ``(crop_size, crop_size)``, uint16.
+        """
+        return self._segment(crop_image(image, self.crop_size), (self.crop_size, self.crop_size))
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Clusters of a whole photograph at its own resolution.
+
+        The photograph is resized so that its shorter side is ``crop_size``; sides that are no multiple of the patch are
+        padded inside the backbone.
+
+        Args:
+            image: Shape ``(H, W, 3)``, uint8.
+
+        Returns:
+            Shape ``(H, W)``, uint16.
+        """
+        height, width = image.shape[:2]
+        scale = self.crop_size / min(height, width)
+        shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+        resized = np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR))
+        return self._segment(resized, (height, width))
+
+    def _segment(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        levels = self.backbone(to_tensor(image[None]), precision=self.precision)
+        patch = self.backbone.patch_size
+        logits = self.head.logits(levels)[0]
+        # The grid covers the padding as well: up-sample over all of it, keep the photograph, then go to its size.
+        padded = tuple(side * patch for side in logits.shape[:2])
+        clusters = cluster_map(logits, padded)[: image.shape[0], : image.shape[1]]
+        if clusters.shape == size:
+            return clusters
+        return np.asarray(Image.fromarray(clusters).resize((size[1], size[0]), Image.Resampling.NEAREST)).astype(
+            np.uint16
+        )
+
+
+def segment_store(head: ClusterHead, store: FeatureStore) -> Iterator[tuple[str, np.ndarray]]:
+    """Cluster maps of the crops of a feature store, one image at a time; equal to :meth:`Segmenter.crop`.
+
+    Yields:
+        Image id, and clusters of shape ``(crop_size, crop_size)``, uint16.
+    """
+    for index, image_id in enumerate(store.ids):
+        logits = head.logits(store.levels(slice(index, index + 1)))[0]
+        yield image_id, cluster_map(logits, (store.crop_size, store.crop_size))

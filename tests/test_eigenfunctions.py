@@ -1,0 +1,101 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import softmax_free_attention
+
+from neuralef.eigenfunctions import Eigenfunctions, LinearAttention, gumbel_softmax, l2_batch_norm
+from neuralef.errors import InputError
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_linear_attention_equals_the_quadratic_form():
+    attention = LinearAttention(128)
+    x = torch.randn(1, 9, 128, generator=seeded())
+    q, k, v = attention.qkv(x)[0].split(128, dim=-1)
+    heads = [
+        softmax_free_attention(q[:, part], k[:, part], v[:, part])
+        for part in (slice(0, 64), slice(64, 128))
+    ]
+    torch.testing.assert_close(attention(x)[0], attention.out(torch.cat(heads, dim=-1)), rtol=1e-4, atol=1e-5)
+
+
+def test_permuting_patches_permutes_the_logits():
+    psi = Eigenfunctions(24, 5, width=16, generator=seeded())
+    x = torch.randn(2, 10, 24, generator=seeded(1))
+    order = torch.randperm(10, generator=seeded(2))
+    torch.testing.assert_close(psi(x[:, order]), psi(x)[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_images_do_not_see_each_other():
+    psi = Eigenfunctions(24, 5, width=16, generator=seeded())
+    x = torch.randn(3, 10, 24, generator=seeded(1))
+    torch.testing.assert_close(psi(x)[1:2], psi(x[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_head_rows_are_orthonormal_and_stay_so_while_training():
+    psi = Eigenfunctions(24, 5, width=16, generator=seeded())
+    optimizer = torch.optim.Adam(psi.parameters(), lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        psi(torch.randn(2, 10, 24, generator=seeded(1))).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(psi.head.weight @ psi.head.weight.T, torch.eye(5), rtol=1e-4, atol=1e-5)
+
+
+def test_one_patch_image_works():
+    assert Eigenfunctions(24, 5, width=16, generator=seeded())(torch.randn(1, 1, 24)).shape == (1, 1, 5)
+
+
+def test_width_defaults_to_the_papers_3c():
+    psi = Eigenfunctions(24, 5, generator=seeded())
+    assert psi.hidden(torch.randn(1, 4, 24)).shape == (1, 4, 24)
+    assert isinstance(psi.projection, torch.nn.Identity)
+
+
+def test_more_eigenfunctions_than_channels_are_refused():
+    with pytest.raises(InputError, match="17 eigenfunctions"):
+        Eigenfunctions(24, 17, width=16, generator=seeded())
+
+
+def test_equal_seeds_give_equal_weights_whatever_the_global_state():
+    torch.manual_seed(1)
+    first = Eigenfunctions(24, 5, width=16, generator=seeded(7)).state_dict()
+    torch.manual_seed(2)
+    second = Eigenfunctions(24, 5, width=16, generator=seeded(7)).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_gumbel_softmax_samples_the_softmax_distribution():
+    logits = torch.tensor([1.0, 0.0, -1.0]).expand(40_000, 3)
+    hard = gumbel_softmax(logits, temperature=0.1, generator=seeded()).argmax(dim=1)
+    share = torch.bincount(hard, minlength=3) / 40_000
+    torch.testing.assert_close(share, logits[0].softmax(0), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+def test_gumbel_softmax_is_soft_and_sums_to_one(temperature):
+    sample = gumbel_softmax(torch.zeros(50, 4), temperature=temperature, generator=seeded())
+    torch.testing.assert_close(sample.sum(1), torch.ones(50))
+    assert ((sample > 0) & (sample < 1)).any()
+
+
+def test_gumbel_softmax_agrees_with_torch_on_the_same_noise():
+    logits = torch.randn(20, 6, generator=seeded(3))
+    torch.manual_seed(5)
+    theirs = F.gumbel_softmax(logits, tau=0.7)
+    ours = gumbel_softmax(logits, temperature=0.7, generator=seeded(5))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_l2_batch_norm_gives_unit_second_moments():
+    psi = l2_batch_norm(torch.randn(100, 4, generator=seeded()) * torch.tensor([1.0, 10.0, 100.0, 0.5]))
+    torch.testing.assert_close(psi.square().mean(0), torch.ones(4))
+
+
+def test_l2_batch_norm_does_not_blow_up_a_dead_cluster():
+    dead = torch.zeros(100, 1)
+    dead[0] = 0.5
+    torch.testing.assert_close(l2_batch_norm(dead), dead * 10)

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import dense_feature_graph, dense_normalized_adjacency, dense_pixel_graph
+
+from neuralef import graph
+from neuralef.errors import InputError
+
+
+def patches(images=2, h=4, w=5, channels=7, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(images, h, w, channels, generator=generator),
+        torch.rand(images, h, w, 3, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("neighbors", [1, 3, 39])
+def test_feature_graph_is_equation_2(neighbors):
+    features, _ = patches()
+    flat = features.flatten(0, 2)
+    torch.testing.assert_close(
+        torch.from_numpy(graph.feature_graph(flat, neighbors).toarray()), dense_feature_graph(flat, neighbors)
+    )
+
+
+@pytest.mark.parametrize("slab", [1, 7, 1000])
+def test_neighbours_do_not_depend_on_the_slab(slab):
+    flat = patches()[0].flatten(0, 2)
+    whole = graph.nearest_neighbors(flat, 5)
+    found = graph.nearest_neighbors(flat, 5, rows_per_slab=slab)
+    assert [set(row.tolist()) for row in found[0]] == [set(row.tolist()) for row in whole[0]]
+
+
+def test_pixel_graph_is_equation_3():
+    _, colours = patches()
+    fast = graph.pixel_graph(colours, neighbors=(4, 2), coordinate_weights=(2.0, 0.1))
+    slow = dense_pixel_graph(colours, (4, 2), (2.0, 0.1))
+    np.testing.assert_array_equal(fast.toarray(), slow.numpy())
+
+
+def test_kernel_is_equation_4():
+    features, colours = patches()
+    fast = graph.kernel(features, colours, feature_neighbors=6, pixel_weight=0.3, pixel_neighbors=(3, 2))
+    slow = dense_normalized_adjacency(dense_feature_graph(features.flatten(0, 2), 6))
+    slow = slow + 0.3 * dense_normalized_adjacency(dense_pixel_graph(colours, (3, 2), (2.0, 0.1)))
+    torch.testing.assert_close(torch.from_numpy(fast.toarray()), slow)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 6), st.floats(0, 1))
+def test_kernel_is_symmetric_with_bounded_spectrum(seed, neighbors, pixel_weight):
+    features, colours = patches(seed=seed)
+    kappa = graph.kernel(features, colours, feature_neighbors=neighbors, pixel_weight=pixel_weight, pixel_neighbors=(3, 2))
+    dense = kappa.toarray()
+    np.testing.assert_allclose(dense, dense.T, atol=1e-7)
+    eigenvalues = np.linalg.eigvalsh(dense.astype(np.float64))
+    assert eigenvalues.max() <= 1 + pixel_weight + 1e-5
+    assert eigenvalues.min() >= -1 - pixel_weight - 1e-5
+    assert (kappa.diagonal() == 0).all()
+
+
+def test_normalized_adjacency_has_eigenvalue_one_for_the_root_of_the_degree():
+    affinity = graph.feature_graph(patches()[0].flatten(0, 2), 8)
+    root = np.sqrt(affinity.sum(axis=1))
+    np.testing.assert_allclose(graph.normalized_adjacency(affinity) @ root, root, rtol=1e-5)
+
+
+def test_permuting_images_permutes_the_kernel():
+    features, colours = patches(images=3)
+    order = torch.tensor([2, 0, 1])
+    kappa = graph.kernel(features, colours, feature_neighbors=6).toarray()
+    permuted = graph.kernel(features[order], colours[order], feature_neighbors=6).toarray()
+    rows = (order[:, None] * 20 + torch.arange(20)).flatten().numpy()
+    np.testing.assert_allclose(permuted, kappa[np.ix_(rows, rows)], atol=1e-6)
+
+
+def test_permuting_patches_permutes_the_feature_graph():
+    flat = patches()[0].flatten(0, 2)
+    order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(1))
+    affinity = graph.feature_graph(flat, 5).toarray()
+    np.testing.assert_allclose(graph.feature_graph(flat[order], 5).toarray(), affinity[np.ix_(order, order)], atol=1e-6)
+
+
+def test_scaling_features_changes_nothing():
+    flat = patches()[0].flatten(0, 2)
+    scale = torch.rand(len(flat), 1, generator=torch.Generator().manual_seed(1)) + 0.5
+    np.testing.assert_allclose(
+        graph.feature_graph(flat * scale, 5).toarray(), graph.feature_graph(flat, 5).toarray(), atol=1e-6
+    )
+
+
+def test_duplicate_images_link_each_patch_to_its_twin():
+    features, _ = patches(images=1)
+    indices, cosines = graph.nearest_neighbors(torch.cat([features, features]).flatten(0, 2), 1)
+    assert indices[:20, 0].tolist() == list(range(20, 40))
+    torch.testing.assert_close(cosines, torch.ones(40, 1))
+
+
+def test_pixel_graph_never_links_two_images():
+    _, colours = patches(images=3)
+    rows, columns = graph.pixel_graph(colours, neighbors=(5, 3)).nonzero()
+    assert (rows // 20 == columns // 20).all()
+
+
+def test_constant_image_gives_a_finite_kernel():
+    features, colours = torch.ones(1, 4, 5, 7), torch.full((1, 4, 5, 3), 0.5)
+    kappa = graph.kernel(features, colours, feature_neighbors=5)
+    assert np.isfinite(kappa.data).all()
+    assert kappa.toarray().sum(axis=1).min() > 0
+
+
+def test_patch_without_similar_neighbours_keeps_a_zero_row():
+    features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [-1.0, -0.1]])
+    normalised = graph.normalized_adjacency(graph.feature_graph(features, 2)).toarray()
+    assert np.isfinite(normalised).all()
+    assert (normalised[2] == 0).all()
+
+
+@pytest.mark.parametrize("neighbors", [0, 40, 1000])
+def test_impossible_number_of_neighbours_is_named(neighbors):
+    with pytest.raises(InputError, match=f"feature_neighbors is {neighbors}.*40 patches"):
+        graph.feature_graph(patches()[0].flatten(0, 2), neighbors)
+
+
+def test_one_patch_image_is_refused_by_name():
+    with pytest.raises(InputError, match="pixel_neighbors"):
+        graph.pixel_graph(torch.rand(2, 1, 1, 3))
+
+
+def test_negative_affinity_is_refused():
+    with pytest.raises(ValueError, match="non-negative"):
+        graph.normalized_adjacency(-graph.feature_graph(patches()[0].flatten(0, 2), 3))
