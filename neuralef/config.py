@@ -51,6 +51,9 @@ class Config:
     # Training (4.1)
     epochs: int = 40
     batch_images: int = 16  # all of them where there are fewer
+    patch_stride: int = (
+        1  # every n-th patch of a row and column enters a batch, from a random offset; 1: all, the paper
+    )
     learning_rate: float = 1e-3
 
     # K-means (3.6)
@@ -63,6 +66,7 @@ class Config:
             "image_size",
             "feature_neighbors",
             "depth",
+            "patch_stride",
             "epochs",
             "batch_images",
             "kmeans_patches",

@@ -74,6 +74,7 @@ class Workbench:
     config: Config
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
+    _trained: dict[str, Training] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -109,8 +110,17 @@ class Workbench:
     def training(self, clusters: int, seed: int, config: Config | None = None) -> Training:
         """psi trained on the ``train`` features, from the cache if it is there; never touches a label."""
         config = config or self.config
-        folder = cache_root() / "psi" / self.training_key(clusters, seed, config)
-        return train(self.train, config, num_eigenfunctions=clusters, seed=seed, folder=folder, progress=self.progress)
+        key = self.training_key(clusters, seed, config)
+        if key not in self._trained:
+            self._trained[key] = train(
+                self.train,
+                config,
+                num_eigenfunctions=clusters,
+                seed=seed,
+                folder=cache_root() / "psi" / key,
+                progress=self.progress,
+            )
+        return self._trained[key]
 
     def training_key(self, clusters: int, seed: int, config: Config) -> str:
         """Digest of all that determines psi; labels and K-means settings are not among it."""

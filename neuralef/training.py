@@ -102,9 +102,16 @@ def train(
     steps_per_epoch = len(store) // batch
     total = config.epochs * steps_per_epoch
     history, seconds_before = _resume(folder, psi, optimizer) if folder else ([], 0.0)
+    if 0 < len(history) < total:
+        log.info("continuing after step %d of %d from %s", len(history), total, folder)
     began = perf_counter()
 
-    bar = tqdm(range(len(history), total), desc=f"training psi, seed {seed}", unit="step", disable=not progress)
+    bar = tqdm(
+        range(len(history), total),
+        desc=f"training psi, seed {seed}",
+        unit="step",
+        disable=not progress or len(history) == total,
+    )
     for step in bar:
         epoch, position = divmod(step, steps_per_epoch)
         chosen = _epoch_order(len(store), seed, epoch)[position * batch :][:batch]
@@ -135,7 +142,10 @@ def _train_step(
     rate = half_cosine(step / total, config.learning_rate, 0.0)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    levels, colours = store.levels(chosen), store.colours(chosen)  # (images, h, w, 3C), (images, h, w, 3)
+    down, right = np.random.default_rng([seed, step, 1]).integers(config.patch_stride, size=2)
+    rows, columns = slice(down, None, config.patch_stride), slice(right, None, config.patch_stride)
+    levels = store.levels(chosen)[:, rows, columns]  # (images, h, w, 3C)
+    colours = store.colours(chosen)[:, rows, columns]  # (images, h, w, 3)
     kappa = kernel(
         levels[..., -store.channels[-1] :],
         colours,
@@ -175,7 +185,9 @@ def _epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _check_sizes(store: FeatureStore, config: Config, num_eigenfunctions: int) -> None:
-    patches = min(config.batch_images, len(store)) * store.grid[0] * store.grid[1]
+    if config.patch_stride > min(store.grid):
+        raise InputError(f"patch_stride is {config.patch_stride}, but an image has {store.grid} patches; lower it")
+    patches = min(config.batch_images, len(store)) * math.prod(side // config.patch_stride for side in store.grid)
     if num_eigenfunctions > patches:
         raise InputError(
             f"{num_eigenfunctions} clusters were asked of {patches} patches a batch; lower the number of clusters "
@@ -206,5 +218,4 @@ def _resume(folder: Path, psi: Eigenfunctions, optimizer: torch.optim.Optimizer)
         state["state"][index] = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
     optimizer.load_state_dict(state)
     history = [Step(**entry) for entry in document["history"]]
-    log.info("resuming after step %d from %s", len(history), folder)
     return history, document["train_s"]

@@ -139,7 +139,7 @@ def test_tar_cut_between_two_members_is_refused(tmp_path):
 
 def test_one_altered_byte_of_a_compressed_archive_is_noticed(tmp_path):
     noise = np.random.default_rng(0).bytes(5000)
-    archive = make_tar(tmp_path / "set.tar.gz", [tar_member("Set/noise", size=5000)], "w:gz")
+    archive = tmp_path / "set.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.addfile(tar_member("Set/noise", size=len(noise)), io.BytesIO(noise))
     altered = bytearray(archive.read_bytes())
@@ -240,13 +240,14 @@ def test_failed_download_says_what_to_do_by_hand(tmp_path, monkeypatch, failure)
 
 
 def test_failure_in_the_middle_keeps_no_file(tmp_path, monkeypatch):
-    def fail(request, timeout):
-        response = Response(b"", 100)
-        blocks = iter([b"half"])
-        response.read = lambda size: next(blocks, None) or (_ for _ in ()).throw(ConnectionResetError("reset by peer"))
-        return response
+    class Broken(Response):
+        def read(self, size):
+            block = super().read(size)
+            if not block:
+                raise ConnectionResetError("reset by peer")
+            return block
 
-    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request, timeout: Broken(b"half", 100))
     with pytest.raises(InputError, match="reset by peer"):
         download(URL, tmp_path / "set.tar", then="neuralef data prepare set")
     assert not list(tmp_path.iterdir())

@@ -15,10 +15,7 @@ def test_linear_attention_equals_the_quadratic_form():
     attention = LinearAttention(128)
     x = torch.randn(1, 9, 128, generator=seeded())
     q, k, v = attention.qkv(x)[0].split(128, dim=-1)
-    heads = [
-        softmax_free_attention(q[:, part], k[:, part], v[:, part])
-        for part in (slice(0, 64), slice(64, 128))
-    ]
+    heads = [softmax_free_attention(q[:, part], k[:, part], v[:, part]) for part in (slice(0, 64), slice(64, 128))]
     torch.testing.assert_close(attention(x)[0], attention.out(torch.cat(heads, dim=-1)), rtol=1e-4, atol=1e-5)
 
 

@@ -53,7 +53,9 @@ def test_kernel_is_equation_4():
 @given(st.integers(0, 2**31), st.integers(2, 6), st.floats(0, 1))
 def test_kernel_is_symmetric_with_bounded_spectrum(seed, neighbors, pixel_weight):
     features, colours = patches(seed=seed)
-    kappa = graph.kernel(features, colours, feature_neighbors=neighbors, pixel_weight=pixel_weight, pixel_neighbors=(3, 2))
+    kappa = graph.kernel(
+        features, colours, feature_neighbors=neighbors, pixel_weight=pixel_weight, pixel_neighbors=(3, 2)
+    )
     dense = kappa.toarray()
     np.testing.assert_allclose(dense, dense.T, atol=1e-7)
     eigenvalues = np.linalg.eigvalsh(dense.astype(np.float64))

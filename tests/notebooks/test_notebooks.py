@@ -1,0 +1,98 @@
+"""Every notebook: its form, and a whole run at the smoke profile."""
+
+import json
+
+import nbformat
+import papermill
+import pytest
+
+from neuralef import notebooks
+from neuralef.errors import InputError
+from neuralef.experiments import open_study
+
+SOURCES = notebooks.sources()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEURALEF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_notebook_runs_at_smoke(source, results):
+    parameters = {"profile": "smoke", "results": str(results)}
+    assert notebooks.execute(source, parameters, results)
+    assert (results / "notebooks" / source.name).is_file()
+    assert not notebooks.execute(source, parameters, results), "an unchanged notebook must not run again"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_notebook_has_the_form_of_the_style_guide(source):
+    notebook = nbformat.read(source, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    parameters = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    assert notebook.cells[0].cell_type == "markdown"
+    assert notebook.cells[0].source.startswith("# ")
+    assert len(parameters) == 1
+    assert code.index(parameters[0]) == 1, "imports first, then parameters"
+    for line in parameters[0].source.splitlines():
+        assert "#" in line, f"a parameter without help: {line}"
+        assert ":" in line.split("=")[0], f"a parameter without type: {line}"
+    for cell in code:
+        assert not cell.outputs
+        assert cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 15, cell.source
+        assert not any(line.startswith(("def ", "class ")) for line in cell.source.splitlines()), cell.source
+    headings = [line for cell in notebook.cells for line in cell.source.splitlines() if line.startswith("## ")]
+    for needed in ("Objectives", "Summary", "Notation"):
+        assert any(needed in heading for heading in headings), f"no section {needed}"
+
+
+def test_parameters_show_their_help():
+    known = papermill.inspect_notebook(str(SOURCES[0]))
+    assert known["profile"]["help"]
+
+
+def test_unknown_parameter_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(InputError, match="flavour"):
+        notebooks.execute(SOURCES[0], {"flavour": 1}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_notebook_is_refused():
+    with pytest.raises(InputError, match="no notebook matches"):
+        notebooks.sources("77*")
+
+
+def test_a_notebook_chosen_by_number_or_glob():
+    assert notebooks.sources(SOURCES[0].name[:2]) == notebooks.sources(SOURCES[0].stem) == [SOURCES[0]]
+
+
+def test_bad_input_inside_a_notebook_is_one_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="leisurely"):
+        notebooks.execute(SOURCES[0], {"profile": "leisurely", "results": str(tmp_path)}, tmp_path)
+    assert not (tmp_path / "notebooks" / SOURCES[0].name).exists()
+
+
+def test_every_table_and_figure_names_the_data_it_shows(results):
+    """Runs after the notebooks above; the captions carry what the study says of itself."""
+    description = open_study("smoke", progress=False).describe()
+    captions = [path.read_text() for path in (results / "figures").glob("*.txt")]
+    assert captions
+    assert all("synthetic_scenes" in caption for caption in captions), description
+
+
+def test_report_is_one_page_with_every_figure(results):
+    page = (results / "report" / "index.html").read_text()
+    figures = list((results / "figures").glob("*.png"))
+    assert page.count("data:image/png;base64,") == len(figures) > 5
+    assert json.loads((results / "notebooks" / f"{SOURCES[0].stem}.json").read_text())["digest"]

@@ -1,0 +1,157 @@
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_experiments import write_folder_dataset
+
+from neuralef import cli
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+
+
+def call(monkeypatch, capsys, *arguments):
+    """Run the command line in this process; returns exit status, standard output and standard error."""
+    monkeypatch.setattr("sys.argv", ["neuralef", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    captured = capsys.readouterr()
+    return stopped.value.code or 0, captured.out, captured.err
+
+
+RUN = ("run", "--dataset", "synthetic_scenes", "--profile", "smoke", "--methods", "kmeans", "--out")
+
+
+def test_help_lists_every_command(monkeypatch, capsys):
+    status, out, _ = call(monkeypatch, capsys, "--help")
+    assert status == 0
+    for command in ("data", "weights", "run", "reproduce", "segment", "report"):
+        assert command in out
+
+
+@pytest.mark.parametrize("arguments", [("data", "list"), ("weights", "list")])
+def test_lists_say_what_is_there(monkeypatch, capsys, arguments):
+    status, out, _ = call(monkeypatch, capsys, *arguments)
+    assert status == 0
+    assert len(out.splitlines()) >= 2
+
+
+def test_run_says_where_the_results_are(monkeypatch, capsys, tmp_path):
+    status, out, _ = call(monkeypatch, capsys, *RUN, tmp_path / "out")
+    assert status == 0
+    assert out.splitlines()[-1] == f"results are in {tmp_path / 'out' / 'results.csv'}"
+
+
+def test_segment_writes_a_map_of_the_photographs_size(monkeypatch, capsys, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    status, out, _ = call(
+        monkeypatch, capsys, "segment", tmp_path / "photo.png", "--dataset", "synthetic_scenes", "--profile", "smoke",
+        "--method", "ours", "--out", tmp_path / "maps",
+    )  # fmt: skip
+    assert status == 0
+    assert Image.open(tmp_path / "maps" / "photo.png").size == (70, 50)
+    assert Image.open(tmp_path / "maps" / "photo_overlay.png").size[0] >= 70
+    assert str(tmp_path / "maps") in out
+
+
+def empty_val(folder):
+    for path in (folder / "images" / "val").iterdir():
+        path.unlink()
+
+
+def truncated_image(folder):
+    path = next((folder / "images" / "train").iterdir())
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def label_id_outside(folder):
+    path = next((folder / "labels" / "val").iterdir())
+    Image.fromarray(np.full((64, 80), 77, np.uint8)).save(path)
+
+
+def label_of_other_size(folder):
+    path = next((folder / "labels" / "val").iterdir())
+    Image.fromarray(np.zeros((10, 10), np.uint8)).save(path)
+
+
+def missing_label(folder):
+    next((folder / "labels" / "val").iterdir()).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (empty_val, "val"),
+        (truncated_image, "damaged"),
+        (label_id_outside, "77"),
+        (label_of_other_size, "10x10"),
+        (missing_label, "label"),
+    ],
+)
+def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, message):
+    name = write_folder_dataset(tmp_path / "data")
+    spoil(tmp_path / "data")
+    arguments = ("run", "--dataset", name, "--profile", "smoke", "--methods", "kmeans", "--out", tmp_path / "out")
+    assert_one_error(*call(monkeypatch, capsys, *arguments), message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--dataset", "moon", "--profile", "smoke", "--out", "OUT"), "moon"),
+        (("run", "--dataset", "folder:/does/not/exist", "--profile", "smoke", "--out", "OUT"), "/does/not/exist"),
+        ((*RUN, "OUT", "--backbone", "vit_enormous"), "vit_enormous"),
+        ((*RUN[:-3], "--methods", "magic", "--out", "OUT"), "magic"),
+        ((*RUN, "OUT", "--set", "colour=red"), "colour"),
+        ((*RUN, "OUT", "--set", "epochs=many"), "many"),
+        ((*RUN, "OUT", "--set", "epochs"), "epochs"),
+        ((*RUN, "OUT", "--clusters", "1000000"), "1000000"),
+        ((*RUN, "OUT", "--clusters", "0"), "0"),
+        (("run", "--dataset", "synthetic_scenes", "--profile", "leisurely", "--out", "OUT"), "leisurely"),
+        (("reproduce", "--profile", "smoke", "--notebook", "77", "--out", "OUT"), "77"),
+        (("reproduce", "--profile", "smoke", "-p", "flavour=1", "--out", "OUT"), "flavour"),
+        (("data", "prepare", "moon"), "moon"),
+        (("weights", "fetch", "moon"), "moon"),
+        (("segment", "nowhere.jpg", "--out", "OUT"), "nowhere.jpg"),
+    ],
+)
+def test_bad_input_gives_one_clear_error(monkeypatch, capsys, tmp_path, arguments, message):
+    arguments = [str(tmp_path / "out") if item == "OUT" else item for item in arguments]
+    assert_one_error(*call(monkeypatch, capsys, *arguments), message)
+
+
+def test_unwritable_output_folder_is_named(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert_one_error(*call(monkeypatch, capsys, *RUN, tmp_path / "file" / "out"), "file/out")
+
+
+def test_archive_that_escapes_its_folder_is_refused(monkeypatch, capsys, tmp_path):
+    archive = tmp_path / "evil.tar"
+    with tarfile.open(archive, "w") as tar:
+        member = tarfile.TarInfo("../escaped.txt")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    outcome = call(monkeypatch, capsys, "data", "prepare", "camvid", "--archive", archive, "--root", tmp_path / "data")
+    assert_one_error(*outcome, "escaped.txt")
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_corrupted_feature_cache_is_named(monkeypatch, capsys, tmp_path):
+    assert call(monkeypatch, capsys, *RUN, tmp_path / "out")[0] == 0
+    for path in (tmp_path / "cache" / "features").rglob("patches.npy"):
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 0xFF
+        path.write_bytes(content)
+    assert_one_error(*call(monkeypatch, capsys, *RUN, tmp_path / "again"), "corrupted")
+
+
+def assert_one_error(status, out, err, message):
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 2
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in err

@@ -1,0 +1,207 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from neuralef.config import Config
+from neuralef.datasets.folder import FolderDataset
+from neuralef.datasets.synthetic import SyntheticScenes
+from neuralef.errors import InputError
+from neuralef.evaluation import match_max_iou
+from neuralef.experiments import Experiment, Workbench, open_workbench, run_experiment
+from neuralef.results import read_results
+
+OPTIONS = {"train": 6, "val": 3, "size": (64, 80), "seed": 0}
+CONFIG = Config(image_size=64, width=16, feature_neighbors=8, epochs=2, batch_images=3, kmeans_iterations=5)
+EXPERIMENT = Experiment("synthetic_scenes", "colour_patches", 5, 0, CONFIG, OPTIONS)
+METRICS = ["experiment_id", "method", "matching", "accuracy", "mean_iou", "clusters_used"]
+METHODS = ("kmeans", "kmeans_centred", "ours", "ours_star")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+
+
+def write_folder_dataset(folder, *, noise_labels=False):
+    """A folder dataset of nine synthetic scenes, with true labels or with noise in their place."""
+    scenes = SyntheticScenes(**OPTIONS)
+    noise = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for image_id in scenes.ids(split):
+            label = scenes.label(image_id)
+            if noise_labels:
+                label = noise.integers(0, len(scenes.classes), label.shape, dtype=np.uint8)
+            for kind, pixels in (("images", scenes.image(image_id)), ("labels", label)):
+                path = folder / kind / split / f"{image_id}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    rows = [f"{index},{item.name},{','.join(map(str, item.colour))}" for index, item in enumerate(scenes.classes)]
+    (folder / "classes.csv").write_text("\n".join(["id,name,red,green,blue", *rows]) + "\n")
+    return f"folder:{folder}"
+
+
+def test_rows_are_one_for_each_method_and_matching(tmp_path):
+    rows = run_experiment(EXPERIMENT, METHODS, tmp_path / "out", progress=False)
+    frame = read_results(tmp_path / "out" / "results.csv")
+    assert len(rows) == len(frame) == len(METHODS) * 3
+    assert set(zip(frame["method"], frame["matching"], strict=True)) == {
+        (method, matching) for method in METHODS for matching in ("majority", "max_iou", "hungarian")
+    }
+    assert frame["accuracy"].between(0, 1).all()
+    assert (frame["images"] == 3).all()
+
+
+def test_same_seed_gives_identical_numbers_twice(tmp_path, monkeypatch):
+    run_experiment(EXPERIMENT, METHODS, tmp_path / "first", progress=False)
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "other-cache"))
+    run_experiment(EXPERIMENT, METHODS, tmp_path / "second", progress=False)
+    first, second = (read_results(tmp_path / name / "results.csv")[METRICS] for name in ("first", "second"))
+    assert first.equals(second)
+
+
+def test_running_again_adds_nothing(tmp_path):
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
+    before = (tmp_path / "results.csv").read_bytes()
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
+    assert (tmp_path / "results.csv").read_bytes() == before
+
+
+def test_lost_results_are_rebuilt_from_the_runs_without_computing(tmp_path, monkeypatch):
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
+    before = (tmp_path / "results.csv").read_bytes()
+    (tmp_path / "results.csv").unlink()
+    monkeypatch.setattr(Workbench, "head", lambda *_: pytest.fail("computed again"))
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
+    assert (tmp_path / "results.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"clusters": 6},
+        {"config": replace(CONFIG, pixel_weight=0.1)},
+        {"dataset_options": {**OPTIONS, "seed": 1}},
+    ],
+)
+def test_every_part_of_the_specification_changes_the_identity(change):
+    other = replace(EXPERIMENT, **change)
+    first, second = (
+        open_workbench(item, progress=False).experiment_id(item.clusters, item.seed, item.config)
+        for item in (EXPERIMENT, other)
+    )
+    assert first != second
+
+
+def test_replacing_labels_by_noise_leaves_psi_and_every_cluster_bit_identical(tmp_path):
+    benches = {}
+    for kind in ("true", "noise"):
+        name = write_folder_dataset(tmp_path / kind, noise_labels=kind == "noise")
+        experiment = Experiment(name, "colour_patches", 5, 0, CONFIG)
+        benches[kind] = open_workbench(experiment, progress=False)
+        run_experiment(
+            experiment, METHODS, tmp_path / f"out-{kind}", bench=benches[kind], save_maps=True, progress=False
+        )
+    weights = [bench.training(5, 0).psi.state_dict() for bench in benches.values()]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    for path in (tmp_path / "out-true" / "maps").rglob("*.png"):
+        if path.parent.name != "truth":
+            assert path.read_bytes() == (tmp_path / "out-noise" / "maps" / path.parent.name / path.name).read_bytes()
+    scores = [read_results(tmp_path / f"out-{kind}" / "results.csv")["mean_iou"].max() for kind in ("true", "noise")]
+    assert scores[0] > scores[1]
+
+
+def test_a_dataset_without_train_labels_can_be_used(tmp_path):
+    name = write_folder_dataset(tmp_path / "data")
+    for path in (tmp_path / "data" / "labels" / "train").iterdir():
+        path.unlink()
+    rows = run_experiment(Experiment(name, "colour_patches", 5, 0, CONFIG), ("ours",), tmp_path / "out", progress=False)
+    assert len(rows) == 3
+
+
+def test_scores_recomputed_from_the_saved_maps_equal_the_results(tmp_path):
+    name = write_folder_dataset(tmp_path / "data")
+    run_experiment(
+        Experiment(name, "colour_patches", 5, 0, CONFIG), ("ours_star",), tmp_path, save_maps=True, progress=False
+    )
+    counts = np.zeros((5, 8), int)
+    for path in sorted((tmp_path / "maps" / "ours_star").glob("*.png")):
+        clusters = np.asarray(Image.open(path))
+        truth = np.asarray(Image.open(tmp_path / "maps" / "truth" / path.name))
+        assert Image.open(path).mode == "I;16"
+        np.add.at(counts, (clusters[truth != 255], truth[truth != 255]), 1)
+    table = np.zeros((8, 8), int)
+    np.add.at(table, match_max_iou(counts), counts)
+    union = table.sum(0) + table.sum(1) - table.diagonal()
+    mean_iou = (table.diagonal()[union > 0] / union[union > 0]).mean()
+    frame = read_results(tmp_path / "results.csv").query("matching == 'max_iou'")
+    assert frame["mean_iou"].item() == pytest.approx(mean_iou, abs=1e-12)
+    assert frame["accuracy"].item() == pytest.approx(table.diagonal().sum() / table.sum(), abs=1e-12)
+
+
+def test_per_class_iou_averages_to_the_mean(tmp_path):
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
+    with (tmp_path / "per_class.csv").open() as file:
+        iou = [float(row["iou"]) for row in csv.DictReader(file) if row["matching"] == "max_iou"]
+    frame = read_results(tmp_path / "results.csv").query("matching == 'max_iou'")
+    assert np.nanmean(iou) == pytest.approx(frame["mean_iou"].item())
+
+
+def test_maps_of_another_experiment_are_not_overwritten(tmp_path):
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, save_maps=True, progress=False)
+    with pytest.raises(InputError, match="maps of another experiment"):
+        run_experiment(replace(EXPERIMENT, seed=1), ("kmeans",), tmp_path, save_maps=True, progress=False)
+
+
+def test_duplicated_photographs_change_no_map(tmp_path):
+    name = write_folder_dataset(tmp_path / "data")
+    bench = open_workbench(Experiment(name, "colour_patches", 5, 0, CONFIG), progress=False)
+    image_id = FolderDataset(str(tmp_path / "data")).ids("val")[0]
+    segmenter = bench.segmenter("ours", 5, 0)
+    np.testing.assert_array_equal(
+        segmenter.crop(bench.dataset.image(image_id)), segmenter.crop(bench.dataset.image(image_id))
+    )
+
+
+def test_unknown_method_is_named(tmp_path):
+    with pytest.raises(InputError, match="magic"):
+        run_experiment(EXPERIMENT, ("magic",), tmp_path, progress=False)
+
+
+def test_a_killed_run_ends_with_the_same_results(tmp_path):
+    command = [
+        sys.executable, "-m", "neuralef", "run", "--dataset", "synthetic_scenes", "--profile", "smoke",
+        "--backbone", "colour_patches", "--methods", "kmeans,ours,ours_star", "--out",
+    ]  # fmt: skip
+    environment = {**os.environ, "NEURALEF_CACHE": str(tmp_path / "killed-cache")}
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        [*command, str(out)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("runs/*/kmeans.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([*command, str(out)], env=environment, check=True, capture_output=True)
+    environment["NEURALEF_CACHE"] = str(tmp_path / "whole-cache")
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+    killed, whole = (read_results(tmp_path / name / "results.csv")[METRICS] for name in ("killed", "whole"))
+    assert len(killed) == 9
+    assert killed.equals(whole)
+
+
+def test_run_records_hold_the_contingency_table(tmp_path):
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
+    (record,) = (tmp_path / "runs").glob("*/kmeans.json")
+    assert np.array(json.loads(record.read_text())["counts"]).sum() == 3 * 64 * 64

@@ -1,0 +1,54 @@
+"""The true path on real photographs, wherever the data root holds them."""
+
+import numpy as np
+import pytest
+
+from neuralef import backbones, datasets, weights
+from neuralef.config import Config
+from neuralef.errors import InputError
+from neuralef.experiments import Experiment, open_workbench, run_experiment
+from neuralef.features import to_tensor
+
+CONFIG = Config(
+    image_size=168, precision="float32", feature_neighbors=12, width=64, epochs=2, batch_images=6, kmeans_iterations=20
+)
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    if not datasets.is_obtainable("stanford_background"):
+        pytest.skip("Stanford Background is not in the data root")
+    return datasets.load("stanford_background")
+
+
+@pytest.fixture(scope="module")
+def saliency_vit():
+    try:
+        weights.fetch("vit_small_patch14_saliency")
+    except InputError as error:
+        pytest.skip(str(error))
+    return backbones.build("vit_small_patch14_saliency")
+
+
+def test_bfloat16_costs_less_than_a_thousandth_of_a_cosine(photographs, saliency_vit):
+    images = to_tensor(np.stack([photographs.image(name)[:196, :196] for name in photographs.ids("train")[:4]]))
+    exact, fast = saliency_vit(images), saliency_vit(images, precision="bfloat16")
+    cosine = (exact * fast).sum(-1) / (exact.norm(dim=-1) * fast.norm(dim=-1))
+    assert cosine.mean() > 0.999
+
+
+def test_real_photographs_cluster_far_better_than_chance(photographs, saliency_vit, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+    experiment = Experiment("stanford_background", "vit_small_patch14_saliency", 24, 0, CONFIG)
+    bench = open_workbench(experiment, progress=False)
+    for split, count in (("train", 24), ("val", 12)):
+        ids = photographs.ids(split)[:: len(photographs.ids(split)) // count][:count]
+        monkeypatch.setattr(bench.dataset, "ids", _some(bench.dataset.ids, split, ids))
+    rows = run_experiment(experiment, ("kmeans", "ours", "ours_star"), tmp_path, bench=bench, progress=False)
+    accuracy = {row["method"]: row["accuracy"] for row in rows if row["matching"] == "max_iou"}
+    assert min(accuracy.values()) > 0.5  # the commonest class alone would give about a quarter
+    assert all(row["images"] == 12 for row in rows)
+
+
+def _some(ids, split, chosen):
+    return lambda wanted: chosen if wanted == split else ids(wanted)

@@ -1,0 +1,62 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from neuralef import clustering
+from neuralef.backbones import build
+from neuralef.clustering import ClusterHead
+from neuralef.config import Config
+from neuralef.segmentation import Segmenter, cluster_map, segment_store
+
+
+@dataclass(frozen=True)
+class Brightness(ClusterHead):
+    """Two clusters: patches darker and brighter than half."""
+
+    num_clusters: int = 2
+
+    def logits(self, levels):
+        grey = levels[..., :3].mean(-1, keepdim=True)
+        return torch.cat([0.5 - grey, grey - 0.5], dim=-1)
+
+
+@pytest.fixture
+def segmenter():
+    return Segmenter(build("colour_patches"), Brightness(), crop_size=64)
+
+
+def test_cluster_map_is_the_argmax_of_upsampled_logits():
+    logits = torch.randn(5, 6, 7, generator=torch.Generator().manual_seed(0))
+    up = F.interpolate(logits.permute(2, 0, 1)[None], size=(31, 44), mode="bilinear", align_corners=False)
+    np.testing.assert_array_equal(cluster_map(logits, (31, 44)), up[0].argmax(0).numpy())
+
+
+def test_a_half_dark_photograph_is_cut_in_two_at_the_edge(segmenter):
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:, 48:] = 255
+    np.testing.assert_array_equal(segmenter(image), np.repeat([[0] * 48 + [1] * 48], 64, axis=0))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 130), (37, 51), (200, 113), (8, 8), (1, 5)])
+def test_any_size_comes_back_at_its_own_resolution(segmenter, height, width):
+    image = np.full((height, width, 3), 200, np.uint8)
+    clusters = segmenter(image)
+    assert clusters.shape == (height, width)
+    assert (clusters == 1).all()
+
+
+def test_image_of_one_patch_is_one_cluster():
+    tiny = Segmenter(build("colour_patches"), Brightness(), crop_size=8)
+    assert (tiny.crop(np.full((8, 8, 3), 10, np.uint8)) == 0).all()
+
+
+def test_segmenter_and_feature_store_give_the_same_maps(scenes, store):
+    config = Config(kmeans_patches=1000)
+    head = clustering.fit_feature_kmeans(store, config, num_clusters=5, seed=0, centred=False, progress=False)
+    segmenter = Segmenter(build("colour_patches"), head, crop_size=store.crop_size)
+    for image_id, from_store in segment_store(head, store):
+        agreement = (segmenter.crop(scenes.image(image_id)) == from_store).mean()
+        assert agreement > 0.99  # the store rounds to float16
