@@ -90,9 +90,10 @@ class Backbone(nn.Module):
         self.patch_size = patch_size
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        weights_digest = tensors_digest(network.state_dict())  # before the probe, which resamples the positions
         probe = self.levels(torch.zeros(1, 3, 4 * patch_size, 4 * patch_size))
         self.channels = tuple(level.shape[1] for level in probe)
-        identity = f"{spec} {patch_size} {tuple(mean)} {tuple(std)} {tensors_digest(network.state_dict())}"
+        identity = f"{spec} {patch_size} {tuple(mean)} {tuple(std)} {weights_digest}"
         self.fingerprint = sha256(identity.encode()).hexdigest()
 
     def levels(self, images: Tensor) -> list[Tensor]:
@@ -298,7 +299,7 @@ def _load_checkpoint(network: nn.Module, path: Path) -> None:
 
 def _block_indices(name: str, blocks: tuple[int, ...], depth: int) -> tuple[int, ...]:
     positive = tuple(block + depth if block < 0 else block for block in blocks)
-    if len(positive) != 3 or not all(0 <= block < depth for block in positive) or sorted(positive) != list(positive):
+    if len(positive) != 3 or not -1 < positive[0] < positive[1] < positive[2] < depth:
         raise InputError(
             f"blocks {blocks} do not fit {name}: give low, middle and high, ascending, within 0..{depth - 1}"
         )

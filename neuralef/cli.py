@@ -41,7 +41,9 @@ def data_list(root: Root = None) -> None:
         ready = "ready" if datasets.is_obtainable(info.name, root) else "not here"
         ready = "" if info.name == "folder:PATH" else ready
         sizes = ", ".join(f"{size} {split}" for split, size in info.split_sizes.items())
-        typer.echo(f"{info.name:20} {ready:9} {info.title} ({sizes or 'your splits'}); licence: {info.licence}; {info.note}")
+        typer.echo(
+            f"{info.name:20} {ready:9} {info.title} ({sizes or 'your splits'}); licence: {info.licence}; {info.note}"
+        )
 
 
 @data_app.command("prepare")

@@ -1,6 +1,7 @@
 """Hyper-parameters, one field for each of the paper's, and the profiles that set them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -51,9 +52,7 @@ class Config:
     # Training (4.1)
     epochs: int = 40
     batch_images: int = 16  # all of them where there are fewer
-    patch_stride: int = (
-        1  # every n-th patch of a row and column enters a batch, from a random offset; 1: all, the paper
-    )
+    patch_stride: int = 1  # every n-th patch of a row and column trains, from a random offset; 1 is the paper
     learning_rate: float = 1e-3
 
     # K-means (3.6)
@@ -75,12 +74,17 @@ class Config:
         for name in positive:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.width is not None and self.width < 1:
+            raise InputError(f"width is {self.width}; it must be at least 1, or none")
         for name in ("learning_rate", "temperature_start", "temperature_end", "trace_scale", "mlp_ratio"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
         for name in ("pixel_weight", "orthogonality_weight"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative, and finite")
+        for name in ("pixel_neighbors", "coordinate_weights"):
+            if not all(0 <= value < math.inf for value in getattr(self, name)):
+                raise InputError(f"{name} is {getattr(self, name)}; none may be negative, and all must be finite")
         if len(self.pixel_neighbors) != len(self.coordinate_weights):
             raise InputError(
                 f"pixel_neighbors {self.pixel_neighbors} and coordinate_weights {self.coordinate_weights} must have "
@@ -173,7 +177,7 @@ def _parse(name: str, value: Any, hint: Any) -> Any:
     (kind,) = (kind for kind in kinds if kind is not type(None))
     try:
         return _convert(value, kind)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError) as error:
         expected = (
             " or ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else getattr(kind, "__name__", kind)
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -100,7 +100,7 @@ class FeatureStore:
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 ``(B, H, W, 3)`` to float32 ``(B, 3, H, W)`` in [0, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return torch.tensor(images).permute(0, 3, 1, 2).float() / 255
 
 
 def extract(
@@ -138,11 +138,12 @@ def extract(
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = (cache or cache_root()) / "features" / key
     folder.mkdir(parents=True, exist_ok=True)
+    content = {"identity": identity, "ids": dataset.ids(split), "channels": list(backbone.channels)}
     with FileLock(folder / ".lock"):
-        manifest = _read_manifest(folder)
+        manifest = _read_manifest(folder, content)
         if manifest is None or not manifest["complete"]:
             manifest = _extract(
-                folder, manifest, dataset, split, backbone, config, crop_size, identity, progress=progress
+                folder, manifest, content, dataset, split, backbone, config, crop_size, progress=progress
             )
         else:
             _verify(folder, manifest)
@@ -152,31 +153,24 @@ def extract(
 def _extract(
     folder: Path,
     manifest: dict[str, Any] | None,
+    content: dict[str, Any],
     dataset: Dataset,
     split: str,
     backbone: Backbone,
     config: Config,
     crop_size: int,
-    identity: dict[str, Any],
     *,
     progress: bool,
 ) -> dict[str, Any]:
-    ids = dataset.ids(split)
+    ids = content["ids"]
     side = crop_size // backbone.patch_size
     shapes = {"patches": (len(ids), side, side, sum(backbone.channels)), "colours": (len(ids), side, side, 3)}
     if manifest is None:
         for name, shape in shapes.items():
             np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape).flush()
-        manifest = {
-            "identity": identity,
-            "ids": ids,
-            "channels": backbone.channels,
-            "chunks": [],
-            "extract_s": 0.0,
-            "complete": False,
-        }
+        manifest = {**content, "chunks": [], "extract_s": 0.0, "complete": False}
         write_json(folder / "manifest.json", manifest)
-    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in shapes}
+    arrays = _arrays(folder, "r+")
     manifest["chunks"] = _intact_chunks(arrays, manifest["chunks"])
     done = len(manifest["chunks"])
     starts = range(done * CHUNK, len(ids), CHUNK)
@@ -192,7 +186,8 @@ def _extract(
             began = perf_counter()
             chunk = ids[start : start + CHUNK]
             images = to_tensor(np.stack([crop_image(dataset.image(image_id), crop_size) for image_id in chunk]))
-            features = backbone(images, precision=config.precision).numpy().astype(np.float16)
+            with np.errstate(over="ignore"):  # refused below
+                features = backbone(images, precision=config.precision).numpy().astype(np.float16)
             if not np.isfinite(features).all():
                 raise InputError(
                     f"features of images {chunk[0]} .. {chunk[-1]} exceed float16; use another level or norm"
@@ -215,6 +210,7 @@ def _extract(
 def _digest(arrays: dict[str, np.ndarray], rows: slice) -> str:
     digest = sha256()
     for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
         digest.update(np.ascontiguousarray(arrays[name][rows]).data)
     return digest.hexdigest()
 
@@ -232,25 +228,31 @@ def _intact_chunks(arrays: dict[str, np.ndarray], digests: list[str]) -> list[st
     return intact
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
     path = folder / "manifest.json"
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:  # neither JSON nor UTF-8
         raise _damaged(folder) from error
+    progress = {"chunks", "extract_s", "complete"}
+    if not isinstance(manifest, dict) or {name: manifest[name] for name in manifest.keys() - progress} != content:
+        raise _damaged(folder)
+    if not progress <= manifest.keys():
+        raise _damaged(folder)
+    return manifest
 
 
-def _arrays(folder: Path) -> dict[str, np.ndarray]:
+def _arrays(folder: Path, mode: Literal["r", "r+"] = "r") -> dict[str, np.ndarray]:
     try:
-        return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("patches", "colours")}
-    except (OSError, ValueError) as error:
+        return {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in ("patches", "colours")}
+    except (OSError, ValueError, EOFError) as error:
         raise _damaged(folder) from error
 
 
 def _verify(folder: Path, manifest: dict[str, Any]) -> None:
-    if len(_intact_chunks(_arrays(folder), manifest["chunks"])) < len(manifest["chunks"]):
+    if len(_intact_chunks(_arrays(folder), manifest["chunks"])) * CHUNK < len(manifest["ids"]):
         raise _damaged(folder)
 
 

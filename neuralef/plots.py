@@ -12,27 +12,28 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
 
-def draw_picture(axes: Axes, picture: np.ndarray) -> None:
+def draw_picture(axes: Axes, picture: np.ndarray, *, span: tuple[float, float] | None = None) -> None:
     """Draw one picture without ticks.
 
     Args:
         axes: Where.
-        picture: Shape ``(H, W, 3)``, a photograph; or ``(H, W)``, a map: from 0 to its maximum in viridis, or around 0
-            in coolwarm if it has negative values.
+        picture: Shape ``(H, W, 3)``, a photograph; or ``(H, W)``, a map.
+        span: Values at the ends of a map's colour scale; from 0 it is viridis, from below 0 coolwarm. Default: 0 to the
+            map's maximum, or as far on both sides of 0 as a map with negative values reaches.
     """
     if picture.ndim == 3:
         axes.imshow(picture)
-    elif picture.min() >= 0:
-        axes.imshow(picture, cmap="viridis", vmin=0, interpolation="nearest")
     else:
         limit = np.abs(picture).max()
-        axes.imshow(picture, cmap="coolwarm", vmin=-limit, vmax=limit, interpolation="nearest")
+        low, high = span or (-limit if picture.min() < 0 else 0, limit)
+        axes.imshow(picture, cmap="coolwarm" if low < 0 else "viridis", vmin=low, vmax=high, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -45,6 +46,7 @@ def image_grid(
     columns: int,
     row_titles: Sequence[str] = (),
     size: float = 1.6,
+    spans: Sequence[tuple[float, float] | None] = (),
     legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
 ) -> Figure:
     """Pictures in rows and columns.
@@ -55,6 +57,7 @@ def image_grid(
         columns: Pictures in a row.
         row_titles: One at the left of each row.
         size: Width of a picture in inches.
+        spans: Colour scale of the maps of each column, where they are to share one; see :func:`draw_picture`.
         legend: Names and colours (0..255) explained below the pictures.
 
     Returns:
@@ -62,28 +65,30 @@ def image_grid(
     """
     rows = -(-len(pictures) // columns)
     height, width = pictures[0].shape[:2]
-    each = size * height / width + (0.22 if len(titles) > columns else 0.0)
+    title_rows = 0 if not titles else rows if len(titles) > columns else 1
+    legend_rows = -(-len(legend) // max(1, int(columns * size / 1.05)))  # about an inch for each entry
+    legend_columns = -(-len(legend) // max(1, legend_rows))
+    around = 0.17 * title_rows + (0.1 + 0.18 * legend_rows if legend else 0)  # inches of text above and below
     figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * size, rows * each + 0.3), squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(columns * size + (0.2 if row_titles else 0), rows * size * height / width + around),
+        squeeze=False,
+        layout="constrained",
     )
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for axis in axes.flat[len(pictures) :]:
         axis.set_axis_off()
-    for axis, picture in zip(axes.flat, pictures, strict=False):
-        draw_picture(axis, picture)
+    for index, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        draw_picture(axis, picture, span=spans[index % columns] if spans else None)
     for axis, title in zip(axes.flat, titles, strict=False):
         axis.set_title(title, fontsize=8, pad=3)
     for axis, title in zip(axes[:, 0], row_titles, strict=True) if row_titles else ():
         axis.set_ylabel(title, fontsize=8)
     if legend:
-        _legend_below(figure, legend)
+        handles = [Patch(facecolor=np.array(colour) / 255, edgecolor="0.3", label=name) for name, colour in legend]
+        figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns, fontsize=8, frameon=False)
     return figure
-
-
-def _legend_below(figure: Figure, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
-    handles = [Patch(facecolor=np.array(colour) / 255, edgecolor="0.3", label=name) for name, colour in entries]
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / 1.05)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def paint(ids: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -140,14 +145,14 @@ def curves(x: np.ndarray, values: Mapping[str, np.ndarray], *, xlabel: str, colu
     """
     rows = -(-len(values) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(3 * columns, 2.1 * rows), sharex=True, squeeze=False, layout="constrained"
+        rows, columns, figsize=(min(3 * columns, 10), 2 * rows), sharex=True, squeeze=False, layout="constrained"
     )
     for axis in axes.flat[len(values) :]:
         axis.set_axis_off()
     for index, (axis, (title, ordinates)) in enumerate(zip(axes.flat, values.items(), strict=False)):
         axis.plot(x, ordinates, color="C0", linewidth=1.2, marker="." if len(x) < 30 else "")
         axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
         if index + columns >= len(values):
             axis.set_xlabel(xlabel, fontsize=8)
@@ -170,7 +175,7 @@ def ranked(values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) -> Fig
             np.arange(1, len(sequence) + 1),
             sequence,
             marker=marker,
-            markersize=4,
+            markersize=4 if len(sequence) < 40 else 2.5,
             linewidth=1,
             color=colour,
             label=label,
@@ -207,6 +212,7 @@ def correlations(values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) 
             vmin=0,
             vmax=1,
             cmap="viridis",
+            aspect="auto",
             extent=(0.5, columns + 0.5, rows + 0.5, 0.5),
             interpolation="nearest",
         )
@@ -216,12 +222,12 @@ def correlations(values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) 
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
-    figure.colorbar(drawn, ax=axes, label="absolute correlation", shrink=0.9)
+    figure.colorbar(drawn, ax=axes, label="absolute correlation")
     return figure
 
 
 def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
-    """Every seed of every method as a dot, the mean as a bar; one panel for each matching.
+    """Every seed of every method as a dot, the mean as a bar; one panel, with its own scale, for each matching.
 
     Args:
         values: Columns ``panel``, ``method`` (in the order to be drawn) and ``value`` (a fraction).
@@ -229,9 +235,7 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
     """
     panels, methods = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["method"]))
     palette = dict(zip(methods, sns.color_palette("colorblind"), strict=False))
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.1 * len(panels), 3), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, panels, strict=True):
         chosen = values[values["panel"] == panel]
         for place, method in enumerate(methods):
@@ -272,7 +276,7 @@ def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:
         axis.axhline(border, color="0.85", linewidth=0.6)
     axis.set_yticks(range(len(classes)), classes, fontsize=9)
     axis.set_ylim(len(classes) - 0.5, -0.5)
-    axis.set_xlim(left=0)
+    axis.set_xlim(left=-0.02 * values["high"].max())  # room for a marker at 0
     axis.set_xlabel(xlabel)
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.grid(axis="x", alpha=0.3)
@@ -291,11 +295,408 @@ def sorted_differences(values: np.ndarray, *, xlabel: str, ylabel: str) -> Figur
     loss, gain = sns.color_palette("colorblind")[3], sns.color_palette("colorblind")[0]
     figure, axis = plt.subplots(figsize=(6, 2.8), layout="constrained")
     colours = [gain if value > 0 else loss for value in values]
-    axis.bar(np.arange(1, len(values) + 1), values, width=0.9, color=colours)
+    axis.bar(np.arange(1, len(values) + 1), values, width=0.9 if len(values) < 40 else 1.0, color=colours)
     axis.axhline(0, color="0.2", linewidth=0.8)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def order_from_top(ids: np.ndarray) -> np.ndarray:
+    """Renumber clusters by their mean row, the topmost first, so that alike partitions get alike colours.
+
+    Args:
+        ids: Shape ``(h, w)``, cluster of every patch or pixel.
+
+    Returns:
+        Shape ``(h, w)``, int64, from 0.
+    """
+    present, index = np.unique(ids, return_inverse=True)
+    rows = np.broadcast_to(np.arange(ids.shape[0])[:, None], ids.shape).ravel()
+    mean_row = np.bincount(index.ravel(), rows) / np.bincount(index.ravel())
+    place = np.empty(len(present), dtype=np.int64)
+    place[np.argsort(mean_row, kind="stable")] = np.arange(len(present))
+    return place[index].reshape(ids.shape)
+
+
+def segment_colours(num_clusters: int) -> np.ndarray:
+    """Colours of a few segments: the colour-blind-safe ones up to ten, else :func:`cluster_colours`.
+
+    Args:
+        num_clusters: How many.
+
+    Returns:
+        Shape ``(num_clusters, 3)``, uint8.
+    """
+    apart_first = [0, 1, 2, 4, 9, 3, 8, 5, 6, 7]  # of seaborn's palette, so that the first few differ most
+    if num_clusters > len(apart_first):
+        return cluster_colours(num_clusters)
+    palette = np.array(sns.color_palette("colorblind", len(apart_first)))[apart_first[:num_clusters]]
+    return (255 * palette).round().astype(np.uint8)
+
+
+def overlay(picture: np.ndarray, ids: np.ndarray, *, num_clusters: int, strength: float = 0.55) -> np.ndarray:
+    """Clusters in colour over a photograph, with a white line where they meet.
+
+    Args:
+        picture: Shape ``(H, W, 3)``, uint8.
+        ids: Shape ``(h, w)``, below ``num_clusters``; ``H`` and ``W`` are multiples of ``h`` and ``w``.
+        num_clusters: Colours to choose among, see :func:`segment_colours`.
+        strength: Weight of the colours against the photograph.
+
+    Returns:
+        Shape ``(H, W, 3)``, uint8.
+    """
+    pixels = np.kron(ids, np.ones((picture.shape[0] // ids.shape[0], picture.shape[1] // ids.shape[1]), dtype=int))
+    colours = paint(pixels, segment_colours(num_clusters))
+    blended = ((1 - strength) * picture + strength * colours).astype(np.uint8)
+    width = max(1, picture.shape[0] // 200)
+    for axis in (0, 1):
+        for line in range(1, width + 1):
+            apart = pixels != np.roll(pixels, line, axis)
+            apart[tuple(slice(0, line) if part == axis else slice(None) for part in (0, 1))] = False
+            blended[apart] = 255
+    return blended
+
+
+def draw_patches(
+    axes: Axes,
+    picture: np.ndarray,
+    weights: np.ndarray,
+    *,
+    selected: tuple[int, int] | None = None,
+    limit: float | None = None,
+) -> None:
+    """Draw a dimmed photograph and, over it, the patches of positive weight as squares.
+
+    Args:
+        axes: Where.
+        picture: Shape ``(H, W, 3)``, uint8.
+        weights: Shape ``(h, w)``; patches of weight 0 are left dim, the others are coloured by their weight (viridis).
+        selected: Row and column of a patch to frame in red.
+        limit: Weight at the bright end of the colours; default the maximum.
+    """
+    height, width = picture.shape[:2]
+    extent = (0, weights.shape[1], weights.shape[0], 0)
+    axes.imshow((0.45 * picture + 0.55 * 255).astype(np.uint8), extent=extent, aspect=height / width)
+    shown = np.ma.masked_less_equal(weights, 0)
+    axes.imshow(
+        shown,
+        cmap="viridis",
+        vmin=0,
+        vmax=limit or max(weights.max(), 1e-12),
+        extent=extent,
+        interpolation="nearest",
+        aspect=height / width * weights.shape[1] / weights.shape[0],
+    )
+    if selected is not None:
+        row, column = selected
+        for colour, line in (("white", 3.5), ("#d62728", 2.0)):
+            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=colour, linewidth=line))
+    axes.set(xticks=[], yticks=[])
+
+
+def patch_links(
+    pictures: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray],
+    titles: Sequence[str] = (),
+    *,
+    columns: int,
+    selected: Sequence[tuple[int, int] | None],
+    label: str | None,
+    size: float = 2.3,
+) -> Figure:
+    """What a patch is linked to, drawn on one or several photographs; one colour scale for all.
+
+    Args:
+        pictures: Photographs, shape ``(H, W, 3)``, uint8.
+        weights: For each, the weight of every patch, shape ``(h, w)``; 0: no link.
+        titles: One above each photograph.
+        columns: Photographs in a row.
+        selected: For each, the patch to frame, or ``None``.
+        label: What the weights are; ``None`` where all are alike, and no scale is drawn.
+        size: Width of a photograph in inches.
+    """
+    rows = -(-len(pictures) // columns)
+    height = rows * (size + (0.2 if titles else 0))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * size + (0.7 if label else 0), height), squeeze=False, layout="constrained"
+    )
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    limit = max(max(values.max() for values in weights), 1e-12)
+    for axis in axes.flat[len(pictures) :]:
+        axis.set_axis_off()
+    for axis, picture, values, patch in zip(axes.flat, pictures, weights, selected, strict=False):
+        draw_patches(axis, picture, values, selected=patch, limit=limit)
+    for axis, title in zip(axes.flat, titles, strict=False):
+        axis.set_title(title, fontsize=8, pad=3)
+    if label is not None:
+        scale = plt.cm.ScalarMappable(norm=plt.Normalize(0, limit), cmap="viridis")
+        bar = figure.colorbar(scale, ax=axes, shrink=0.8, aspect=25)
+        bar.set_label(label, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def draw_grid_lines(axes: Axes, picture: np.ndarray, grid: tuple[int, int]) -> None:
+    """Draw a photograph and the borders of its patches, ``grid`` of them down and across."""
+    height, width = picture.shape[:2]
+    draw_picture(axes, picture)
+    axes.hlines(np.arange(1, grid[0]) * height / grid[0] - 0.5, -0.5, width - 0.5, color="white", linewidth=0.4)
+    axes.vlines(np.arange(1, grid[1]) * width / grid[1] - 0.5, -0.5, height - 0.5, color="white", linewidth=0.4)
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def photograph_to_patches(
+    picture: np.ndarray, colours: np.ndarray, similarity: np.ndarray, *, selected: tuple[int, int]
+) -> Figure:
+    """A photograph, its patches, their colours, and how similar each is to one of them.
+
+    Args:
+        picture: Shape ``(H, W, 3)``, uint8.
+        colours: The photograph at patch resolution, shape ``(h, w, 3)``, in [0, 1].
+        similarity: Shape ``(h, w)``, cosine of each patch with the selected one.
+        selected: Row and column of that patch, framed in red.
+    """
+    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.6), layout="constrained")
+    draw_picture(axes[0], picture)
+    draw_grid_lines(axes[1], picture, colours.shape[:2])
+    draw_picture(axes[2], colours)
+    drawn = axes[3].imshow(similarity, cmap="viridis", interpolation="nearest")
+    axes[3].set(xticks=[], yticks=[])
+    axes[3].add_patch(
+        Rectangle((selected[1] - 0.5, selected[0] - 0.5), 1, 1, fill=False, edgecolor="#d62728", linewidth=2)
+    )
+    bar = figure.colorbar(drawn, ax=axes[3], shrink=0.8)
+    bar.ax.tick_params(labelsize=7)
+    titles = ("photograph", f"{colours.shape[0]} x {colours.shape[1]} patches", "colour of each patch")
+    for axis, title in zip(axes, (*titles, "cosine with the red patch"), strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def matrix_panels(
+    matrices: Mapping[str, np.ndarray],
+    *,
+    borders: Sequence[float] = (),
+    label: str = "",
+    extent: float | None = None,
+    axis_label: str = "node",
+    logarithmic: bool = False,
+) -> Figure:
+    """Square matrices beside each other on one colour scale, with lines between blocks.
+
+    Args:
+        matrices: Title and matrix, shape ``(n, n)``, non-negative.
+        borders: Where a block ends, in units of the axes.
+        label: What the entries are.
+        extent: Length of the axes where a matrix cell stands for several nodes; default ``n``.
+        axis_label: What rows and columns are.
+        logarithmic: Colour by the logarithm; zeros stay white.
+    """
+    figure, axes = plt.subplots(
+        1, len(matrices), figsize=(3.1 * len(matrices) + 0.6, 3.2), squeeze=False, layout="constrained"
+    )
+    largest = max(matrix.max() for matrix in matrices.values())
+    smallest = min(matrix[matrix > 0].min() for matrix in matrices.values())
+    norm = LogNorm(min(smallest, largest / 1.01), largest) if logarithmic else plt.Normalize(0, largest)
+    for axis, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
+        length = extent or len(matrix)
+        drawn = axis.imshow(
+            np.ma.masked_equal(matrix, 0),
+            norm=norm,
+            cmap="viridis_r",
+            extent=(0, length, length, 0),
+            interpolation="nearest",
+        )
+        for border in borders:
+            axis.axhline(border, color="0.6", linewidth=0.4)
+            axis.axvline(border, color="0.6", linewidth=0.4)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel(axis_label, fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes[0, 0].set_ylabel(axis_label, fontsize=8)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.85)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def block_eigenvectors(
+    shuffled: np.ndarray, ordered: np.ndarray, eigenvectors: np.ndarray, eigenvalues: np.ndarray, sizes: Sequence[int]
+) -> Figure:
+    """A graph with planted blocks: its affinity as given, sorted by block, and its first eigenvectors.
+
+    Args:
+        shuffled: Affinity in the order given, shape ``(n, n)``.
+        ordered: The same with nodes sorted by block.
+        eigenvectors: Of the ordered Laplacian, as columns, shape ``(n, m)``.
+        eigenvalues: Theirs, shape ``(m,)``.
+        sizes: Nodes of each block.
+    """
+    ends = np.cumsum(sizes)
+    figure, axes = plt.subplots(
+        1, 3, figsize=(9.6, 2.9), layout="constrained", gridspec_kw={"width_ratios": (1, 1, 1.7)}
+    )
+    for axis, matrix, title in zip(axes, (shuffled, ordered), ("as given", "sorted by block"), strict=False):
+        axis.imshow(matrix, cmap="Greys", vmin=0, extent=(0, ends[-1], ends[-1], 0), interpolation="nearest")
+        axis.set_title(f"affinity, {title}", fontsize=9)
+        axis.set_xlabel("node", fontsize=8)
+        axis.tick_params(labelsize=7)
+    for end in ends[:-1]:
+        axes[1].axhline(end, color="#d55e00", linewidth=1)
+        axes[1].axvline(end, color="#d55e00", linewidth=1)
+        axes[2].axvline(end - 0.5, color="0.7", linewidth=0.8)
+    for index, (marker, colour) in enumerate(zip("o^sDv", sns.color_palette("colorblind"), strict=False)):
+        if index < eigenvectors.shape[1]:
+            label = f"$\\lambda_{index + 1}$ = {abs(eigenvalues[index]):.3f}"
+            axes[2].plot(eigenvectors[:, index], marker=marker, markersize=2.5, linewidth=0, color=colour, label=label)
+    axes[2].set_title("eigenvectors, sorted by block", fontsize=9)
+    axes[2].set_xlabel("node", fontsize=8)
+    axes[2].set_ylabel("entry", fontsize=8)
+    axes[2].tick_params(labelsize=7)
+    axes[2].legend(fontsize=8, markerscale=2, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return figure
+
+
+def spectrum_and_gaps(eigenvalues: np.ndarray, *, marked: int) -> Figure:
+    """Laplacian eigenvalues and the gaps between them, one gap marked.
+
+    Args:
+        eigenvalues: Ascending, shape ``(n,)``.
+        marked: The gap after this many eigenvalues is highlighted.
+    """
+    blue, orange = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[3]
+    rank = np.arange(1, len(eigenvalues) + 1)
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 2.9), sharex=True, layout="constrained")
+    axes[0].plot(rank, eigenvalues, marker="o", markersize=4, linewidth=0.8, color=blue)
+    axes[0].axvline(marked + 0.5, color=orange, linewidth=1, linestyle="--")
+    axes[0].set_ylabel("eigenvalue of the Laplacian", fontsize=9)
+    gaps = np.diff(eigenvalues)
+    colours = [orange if index == marked - 1 else blue for index in range(len(gaps))]
+    axes[1].bar(rank[:-1], gaps, color=colours, width=0.7)
+    axes[1].set_ylabel("gap to the next eigenvalue", fontsize=9)
+    for axis in axes:
+        axis.set_xlabel("rank", fontsize=9)
+        axis.grid(axis="y", alpha=0.3)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def cut_sweep(entries: np.ndarray, cuts: np.ndarray, *, bound: float) -> Figure:
+    """A bipartition by threshold: the sorted entries and the normalised cut of each split between them.
+
+    Args:
+        entries: Ascending, shape ``(n,)``.
+        cuts: Normalised cut between the first ``m`` and the rest, for ``m = 1 .. n - 1``, shape ``(n - 1,)``.
+        bound: What no cut can be below.
+    """
+    blue, orange = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[3]
+    best = int(cuts.argmin())
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 2.9), sharex=True, layout="constrained")
+    axes[0].plot(np.arange(1, len(entries) + 1), entries, color=blue, linewidth=1.5)
+    axes[0].set_ylabel("relaxed indicator $y$", fontsize=9)
+    axes[1].plot(np.arange(1, len(entries)), cuts, color=blue, linewidth=1.5, label="normalised cut of the split")
+    axes[1].axhline(bound, color="0.3", linewidth=1, linestyle=":", label="lower bound $\\lambda_2$")
+    axes[1].plot(best + 1, cuts[best], "o", color=orange, markersize=5, label="least cut")
+    axes[1].set_yscale("log")
+    axes[1].set_ylabel("normalised cut", fontsize=9)
+    axes[1].legend(fontsize=8)
+    for axis in axes:
+        axis.axvline(best + 1, color=orange, linewidth=0.8, linestyle="--")
+        axis.set_xlabel("patches, sorted by $y$", fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=8)
+    return figure
+
+
+def embedding_panels(
+    points: np.ndarray, colours: Mapping[str, np.ndarray], *, axes_shown: Sequence[tuple[int, int]], label: str
+) -> Figure:
+    """Points in several planes of their space (columns), once in each colouring (rows).
+
+    Args:
+        points: Shape ``(n, d)``.
+        colours: Title of each row, and the colour of each point in it, shape ``(n, 3)``, in [0, 1].
+        axes_shown: Pairs of coordinates, from 0.
+        label: What a coordinate is called; its number, from 1, follows.
+    """
+    rows, columns = len(colours), len(axes_shown)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.7 * columns + 0.3, 2.3 * rows + 0.2), squeeze=False, layout="constrained"
+    )
+    for row, (title, shades) in enumerate(colours.items()):
+        for axis, (first, second) in zip(axes[row], axes_shown, strict=True):
+            axis.scatter(
+                points[:, first], points[:, second], c=shades, s=14, linewidth=0.3, edgecolor="0.4", rasterized=True
+            )
+            axis.set_xlabel(f"{label} {first + 1}", fontsize=8)
+            axis.set_ylabel(f"{label} {second + 1}", fontsize=8)
+            axis.tick_params(labelsize=7)
+            axis.grid(alpha=0.3)
+        axes[row, columns // 2].set_title(title, fontsize=9)
+    return figure
+
+
+def lines(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    *,
+    xlabels: Sequence[str],
+    ylabels: Sequence[str],
+    logarithmic: Sequence[str] = (),
+) -> Figure:
+    """Panels of labelled curves that share their legend.
+
+    Args:
+        panels: Title of each panel; in it, label of each curve, its abscissae and its ordinates, both ``(n,)``.
+        xlabels: One for each panel.
+        ylabels: One for each panel.
+        logarithmic: Titles of the panels whose abscissae are.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 2.9), squeeze=False, layout="constrained")
+    for index, (axis, (title, curves_of)) in enumerate(zip(axes.flat, panels.items(), strict=True)):
+        styles = zip(("-", "--", "-.", ":", (0, (1, 1))), sns.color_palette("colorblind"), strict=False)
+        for (label, (x, y)), (style, colour) in zip(curves_of.items(), styles, strict=False):
+            axis.plot(x, y, label=label, linestyle=style, color=colour, linewidth=1.6)
+        if title in logarithmic:
+            axis.set_xscale("log")
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel(xlabels[index], fontsize=8)
+        axis.set_ylabel(ylabels[index], fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    return figure
+
+
+def histograms(values: Mapping[str, Mapping[str, np.ndarray]], *, xlabel: str, ylabel: str, bins: np.ndarray) -> Figure:
+    """Panels of outlined histograms with equal bins and shares of the whole as heights.
+
+    Args:
+        values: Title of each panel; in it, label of each sample and the sample, shape ``(n,)``.
+        xlabel: What is counted.
+        ylabel: What the heights are shares of.
+        bins: Borders of the bins, ascending.
+    """
+    figure, axes = plt.subplots(
+        1, len(values), figsize=(3.2 * len(values), 2.8), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (title, samples) in zip(axes.flat, values.items(), strict=True):
+        for (label, sample), style, colour in zip(
+            samples.items(), ("-", "--", ":"), sns.color_palette("colorblind"), strict=False
+        ):
+            counts, _ = np.histogram(sample, bins)
+            axis.stairs(counts / len(sample), bins, label=label, color=colour, linestyle=style, linewidth=1.6)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel(xlabel, fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel(ylabel, fontsize=8)
+    axes[0, 0].legend(fontsize=8)
     return figure

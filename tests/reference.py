@@ -44,8 +44,8 @@ def dense_normalized_adjacency(A):
 
 
 def official_loss(raw_psi, kernel, *, weight, t):
-    """The official code's loss from unnormalised outputs: columns of norm sqrt(t), sums over j and i<j, divided by K."""
-    B, K = raw_psi.shape
+    """The official code's loss of unnormalised outputs: columns of norm sqrt(t), sums over j and i<j, over K."""
+    K = raw_psi.shape[1]
     psi = raw_psi / raw_psi.norm(dim=0).clamp_min(1.0) * math.sqrt(t)
     loss = torch.zeros(())
     for j in range(K):

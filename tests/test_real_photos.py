@@ -10,7 +10,7 @@ from neuralef.experiments import Experiment, open_workbench, run_experiment
 from neuralef.features import to_tensor
 
 CONFIG = Config(
-    image_size=168, precision="float32", feature_neighbors=12, width=64, epochs=2, batch_images=6, kmeans_iterations=20
+    image_size=168, precision="float32", feature_neighbors=12, width=64, epochs=12, batch_images=6, kmeans_iterations=20
 )
 
 

@@ -95,9 +95,15 @@ def test_unquantised_psi_finds_the_leading_eigenfunctions_of_planted_clusters(pl
     from neuralef.spectral import principal_eigenvectors
 
     config = Config(
-        width=32, feature_neighbors=20, pixel_weight=0.0, epochs=400, batch_images=4, quantise=False, learning_rate=2e-3,
+        width=32,
+        feature_neighbors=20,
+        pixel_weight=0.0,
+        epochs=400,
+        batch_images=4,
+        quantise=False,
+        learning_rate=2e-3,
         orthogonality_weight=50.0,
-    )  # fmt: skip
+    )
     psi = training.train(planted_store, config, num_eigenfunctions=4, seed=0, progress=False).psi
     everything = slice(None)
     kappa = kernel(

@@ -1,0 +1,311 @@
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+
+from neuralef import backbones
+from neuralef.backbones import build, resample_positions
+from neuralef.errors import InputError
+
+TINY = "vit_tiny_patch16_224"
+DINO = "vit_small_patch16_224.dino"
+
+
+def photographs(height, width, images=2, seed=0):
+    return torch.rand(images, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A file of random weights that fits TINY."""
+    torch.manual_seed(1)
+    state = timm.create_model(TINY, pretrained=False, num_classes=0).state_dict()
+    state["norm.weight"], state["norm.bias"] = 1 + 0.3 * torch.randn(192), 0.3 * torch.randn(192)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    safetensors.torch.save_file(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(checkpoint):
+    return build(TINY, checkpoint=checkpoint)
+
+
+@pytest.fixture(scope="module")
+def efficientnet():
+    torch.manual_seed(0)
+    return build("efficientnet_lite0", pretrained=False)
+
+
+def test_the_backbones_of_the_registry_are_named():
+    names = [spec.name for spec in backbones.available()]
+    assert names == ["vit_small_patch14_saliency", "efficientnet_lite0", "colour_patches"]
+
+
+def test_an_unknown_backbone_is_named_with_the_known_ones():
+    with pytest.raises(InputError, match="unknown backbone 'vit_enormous'; there are vit_small_patch14_saliency"):
+        build("vit_enormous")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_a_network_that_is_no_plain_transformer_is_refused(name):
+    with pytest.raises(InputError, match=f"{name} is no plain timm VisionTransformer"):
+        build(name, pretrained=False)
+
+
+@pytest.mark.parametrize("name", [TINY, "efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "blocks", [(0, 4, 12), (-13, 0, 1), (8, 4, 0), (3, 3, 3), (0, 3, 3), (1, 2), (0, 1, 2, 3), (0, -1, 2)]
+)
+def test_blocks_that_do_not_fit_are_named_with_the_range(name, blocks):
+    last = 11 if name == TINY else 4
+    with pytest.raises(InputError, match=rf"blocks \({', '.join(map(str, blocks))}\) do not fit {name}.*0\.\.{last}"):
+        build(name, blocks=blocks, pretrained=False)
+
+
+def test_negative_blocks_count_from_the_end(checkpoint, tiny):
+    chosen = build(TINY, blocks=(-12, -6, -1), checkpoint=checkpoint)
+    assert chosen.spec.blocks == (0, 6, 11) == tiny.spec.blocks  # first, middle, last: the paper's
+    assert torch.equal(chosen(photographs(64, 64)), tiny(photographs(64, 64)))
+
+
+@pytest.mark.parametrize("name", ["colour_patches", "tiny", "efficientnet"])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (1, 1), (17, 33), (48, 31), (100, 130)])
+def test_any_size_gives_one_vector_per_patch_begun(request, name, height, width):
+    backbone = build(name) if name == "colour_patches" else request.getfixturevalue(name)
+    images = photographs(height, width)
+    features = backbone(images)
+    grid = (-(-height // backbone.patch_size), -(-width // backbone.patch_size))
+    assert features.shape == (2, *grid, sum(backbone.channels))
+    assert features.dtype == torch.float32
+    assert features.isfinite().all()
+    levels = [level.permute(0, 2, 3, 1) for level in backbone.levels(images)]
+    assert tuple(level.shape[-1] for level in levels) == backbone.channels
+    torch.testing.assert_close(features, torch.cat(levels, dim=-1))
+
+
+def test_padding_leaves_the_patches_of_the_image_alone(colour_backbone):
+    images = photographs(29, 45)
+    low = colour_backbone.levels(images)[0]
+    of_crop = colour_backbone.levels(images[..., :24, :40])[0]
+    # The last row and column of each gradient look one pixel further; mean and spread do not.
+    assert torch.equal(low[:, :6, :3, :5], of_crop[:, :6])
+    assert torch.equal(low[:, :, :2, :4], of_crop[:, :, :2, :4])
+
+
+def test_padding_is_zero_after_normalisation(tiny):
+    images = photographs(30, 45)
+    by_hand = tiny.mean.expand(2, 3, 32, 48).clone()
+    by_hand[..., :30, :45] = images
+    torch.testing.assert_close(tiny(images), tiny(by_hand), rtol=0, atol=1e-5)
+
+
+def test_colour_levels_are_mean_spread_and_gradient_of_each_patch(colour_backbone):
+    images = photographs(16, 24, images=1)
+    low, middle, high = (level[0] for level in colour_backbone.levels(images))
+    patch = (2 * images[0] - 1)[:, 8:16, 8:16]
+    torch.testing.assert_close(low[:3, 1, 1], patch.mean((1, 2)))
+    torch.testing.assert_close(low[3:6, 1, 1], 2 * patch.flatten(1).std(1, correction=0), rtol=1e-4, atol=1e-5)
+    grey = (2 * images[0] - 1).mean(0)
+    assert low[6, 1, 1].item() == pytest.approx(4 * grey.diff(dim=1).abs()[8:16, 8:16].mean().item(), rel=1e-4)
+    torch.testing.assert_close(middle[:, 0, 0], low[:, :2, :2].mean((1, 2)))
+    assert torch.equal(high, torch.cat([low, middle]))
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_positions_on_their_own_grid_stay_as_they_are(prefix):
+    positions = torch.randn(1, prefix + 12, 7)
+    assert torch.equal(resample_positions(positions, (3, 4), (3, 4), prefix_tokens=prefix), positions)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("target", [(6, 8), (2, 9), (1, 1), (4, 3)])
+def test_positions_are_resampled_by_plain_bicubic_interpolation(prefix, target):
+    positions = torch.randn(1, prefix + 12, 7)
+    found = resample_positions(positions, (3, 4), target, prefix_tokens=prefix)
+    assert torch.equal(found[:, :prefix], positions[:, :prefix])
+    by_channel = [
+        F.interpolate(channel.view(1, 1, 3, 4), size=target, mode="bicubic").flatten()
+        for channel in positions[0, prefix:].T
+    ]
+    torch.testing.assert_close(found[0, prefix:], torch.stack(by_channel, dim=1))
+
+
+def test_equal_positions_stay_equal_on_any_grid():
+    positions = torch.full((1, 1 + 16, 3), 0.7)
+    torch.testing.assert_close(
+        resample_positions(positions, (4, 4), (7, 5), prefix_tokens=1), torch.full((1, 1 + 35, 3), 0.7)
+    )
+
+
+def test_one_size_after_another_gives_what_a_fresh_backbone_gives(tiny, checkpoint):
+    sizes = [(224, 224), (32, 64), (80, 48), (224, 224), (64, 32)]
+    for size in sizes:
+        assert torch.equal(tiny(photographs(*size)), build(TINY, checkpoint=checkpoint)(photographs(*size)))
+
+
+def test_images_of_a_batch_do_not_see_each_other(tiny):
+    images = photographs(48, 64, images=3)
+    torch.testing.assert_close(tiny(images)[1:2], tiny(images[1:2]), rtol=1e-4, atol=1e-4)
+
+
+def test_final_norm_is_what_timm_gives_after_all_blocks(tiny, checkpoint):
+    network = timm.create_model(TINY, pretrained=False, num_classes=0, checkpoint_path=str(checkpoint)).eval()
+    images = photographs(224, 224)
+    with torch.inference_mode():
+        expected = network.forward_features((images - 0.5) / 0.5)[:, 1:]  # 0.5: what this network was trained with
+    high = tiny(images)[..., -192:].flatten(1, 2)
+    torch.testing.assert_close(high, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_layer_norm_has_no_parameters_and_raw_has_no_norm(tiny, checkpoint):
+    images = photographs(64, 48)
+    raw = build(TINY, checkpoint=checkpoint, blocks=(0, 4, 8), high_level="raw")(images)
+    normed = build(TINY, checkpoint=checkpoint, blocks=(0, 4, 8), high_level="layer_norm")(images)
+    assert torch.equal(raw[..., :384], normed[..., :384])  # low and middle are read as they are
+    assert torch.equal(raw[..., :192], tiny(images)[..., :192])
+    high = raw[..., -192:]
+    centred = high - high.mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(normed[..., -192:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dino_s_high_level_is_the_keys_of_its_last_block():
+    backbone = build(DINO, pretrained=False)
+    assert backbone.spec.high_level == "keys"
+    network, block = backbone.network, backbone.network.blocks[11]
+    for bias in (block.attn.qkv.bias, block.norm1.bias):
+        torch.nn.init.normal_(bias)
+    images = photographs(32, 48)
+    features = backbone(images)
+    with torch.inference_mode():
+        before = network.forward_intermediates(
+            (images - backbone.mean) / backbone.std,
+            indices=[10],
+            intermediates_only=True,
+            output_fmt="NLC",
+        )[0]
+        tokens = block.norm1(before)
+        C = tokens.shape[-1]
+        keys = tokens @ block.attn.qkv.weight[C : 2 * C].T + block.attn.qkv.bias[C : 2 * C]
+    torch.testing.assert_close(features[..., -C:].flatten(1, 2), keys, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_base_patch16_224"])
+def test_other_transformers_are_read_through_their_final_norm(name):
+    assert backbones._transformer_spec(name).high_level == "final_norm"
+
+
+def test_register_tokens_are_dropped():
+    backbone = build("vit_small_patch14_reg4_dinov2", pretrained=False)
+    assert backbone.network.num_prefix_tokens == 5
+    assert backbone(photographs(28, 42)).shape == (2, 2, 3, 3 * 384)
+
+
+def test_hooks_do_not_stay():
+    backbone = build(DINO, pretrained=False)
+    backbone(photographs(32, 32))
+    assert not backbone.network.blocks[11].attn.qkv._forward_hooks
+
+
+def test_backbones_are_frozen(tiny, efficientnet):
+    for backbone in (tiny, efficientnet):
+        assert not backbone.network.training
+        assert not any(parameter.requires_grad for parameter in backbone.parameters())
+        assert not backbone(photographs(32, 32)).requires_grad
+
+
+def test_bfloat16_gives_nearly_the_same_in_float32(tiny):
+    images = photographs(64, 64)
+    exact, fast = tiny(images), tiny(images, precision="bfloat16")
+    assert fast.dtype == torch.float32
+    assert not torch.equal(fast, exact)
+    assert F.cosine_similarity(fast, exact, dim=-1).min() > 0.99
+
+
+def test_efficientnet_stages_meet_on_the_grid_of_stride_16(efficientnet):
+    images = photographs(96, 64)
+    assert efficientnet.channels == (40, 112, 320)
+    maps = efficientnet.network.forward_intermediates(
+        (images - efficientnet.mean) / efficientnet.std, indices=[2, 3, 4], intermediates_only=True
+    )
+    fine, same, coarse = (level.permute(0, 2, 3, 1) for level in efficientnet.levels(images))
+    assert [tuple(level.shape[-2:]) for level in maps] == [(12, 8), (6, 4), (3, 2)]
+    torch.testing.assert_close(fine, F.avg_pool2d(maps[0], 2).permute(0, 2, 3, 1))
+    torch.testing.assert_close(same, maps[1].permute(0, 2, 3, 1))
+    torch.testing.assert_close(coarse.mean((1, 2)), maps[2].mean((2, 3)), rtol=1e-3, atol=1e-4)
+
+
+def test_a_local_checkpoint_is_what_the_network_gets(tiny, checkpoint):
+    stored = safetensors.torch.load_file(checkpoint)
+    assert torch.equal(tiny.network.blocks[3].attn.qkv.weight, stored["blocks.3.attn.qkv.weight"])
+    assert torch.equal(tiny._positions, stored["pos_embed"])
+
+
+def test_a_checkpoint_may_hold_more_than_the_network_needs(tmp_path, checkpoint, tiny):
+    state = safetensors.torch.load_file(checkpoint) | {"head.weight": torch.zeros(1000, 192)}
+    safetensors.torch.save_file(state, tmp_path / "with_head.safetensors")
+    assert build(TINY, checkpoint=tmp_path / "with_head.safetensors").fingerprint == tiny.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path, state: None, "does not exist"),
+        (lambda path, state: path.write_bytes(b"no tensors"), "is damaged or no safetensors file"),
+        (
+            lambda path, state: safetensors.torch.save_file(
+                {name: tensor for name, tensor in state.items() if name != "blocks.5.mlp.fc1.bias"}, path
+            ),
+            r"does not fit the backbone: blocks\.5\.mlp\.fc1\.bias is missing",
+        ),
+        (
+            lambda path, state: safetensors.torch.save_file(state | {"norm.weight": torch.ones(384)}, path),
+            r"does not fit the backbone: norm\.weight is missing or has another shape",
+        ),
+    ],
+    ids=["missing", "no safetensors", "lacks a tensor", "other shape"],
+)
+def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path, checkpoint, spoil, message):
+    path = tmp_path / "given.safetensors"
+    spoil(path, safetensors.torch.load_file(checkpoint))
+    with pytest.raises(InputError, match=f"checkpoint {path} {message}"):
+        build(TINY, checkpoint=path)
+
+
+@pytest.mark.parametrize("failure", [OSError("no route to host"), RuntimeError("Cannot send a request")])
+def test_weights_the_hub_does_not_give_are_asked_for_by_hand(monkeypatch, failure):
+    def unreachable(*_, pretrained, **__):
+        assert pretrained
+        raise failure
+
+    monkeypatch.setattr(backbones.timm, "create_model", unreachable)
+    with pytest.raises(InputError) as refused:
+        build("vit_small_patch16_384")
+    message = str(refused.value)
+    assert type(failure).__name__ in message
+    assert "huggingface.co/timm/vit_small_patch16_384" in message
+    assert "--set checkpoint=FILE" in message
+
+
+def test_fingerprint_follows_what_the_features_depend_on(tiny, checkpoint):
+    same = build(TINY, checkpoint=checkpoint)
+    same(photographs(32, 48), precision="bfloat16")
+    assert same.fingerprint == tiny.fingerprint
+    others = [
+        build(TINY, checkpoint=checkpoint, blocks=(0, 5, 11)),
+        build(TINY, checkpoint=checkpoint, high_level="raw"),
+        build(TINY, checkpoint=checkpoint, high_level="keys"),
+        build(TINY, pretrained=False),
+        build("colour_patches"),
+    ]
+    assert len({tiny.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("name", ["pos_embed", "cls_token", "blocks.11.mlp.fc2.bias", "patch_embed.proj.weight"])
+def test_fingerprint_follows_every_number_of_every_tensor(tmp_path, checkpoint, tiny, name):
+    state = safetensors.torch.load_file(checkpoint)
+    state[name].view(-1)[-1] += 1
+    safetensors.torch.save_file(state, tmp_path / "other.safetensors")
+    assert build(TINY, checkpoint=tmp_path / "other.safetensors").fingerprint != tiny.fingerprint

@@ -1,0 +1,183 @@
+from dataclasses import asdict, fields
+from typing import get_args
+
+import pytest
+import yaml
+
+from neuralef import config as config_module
+from neuralef.clustering import Method
+from neuralef.config import Config, load_profile, parse_assignments, profiles
+from neuralef.errors import InputError
+
+PAPER = {
+    "image_size": 320,
+    "feature_neighbors": 256,  # k
+    "pixel_weight": 0.3,  # alpha
+    "pixel_neighbors": (10, 5),
+    "coordinate_weights": (2.0, 0.1),
+    "width": None,  # 3C
+    "depth": 2,
+    "quantise": True,
+    "temperature_start": 1.0,
+    "temperature_end": 0.3,
+    "orthogonality_weight": 0.08,  # beta at K = 256
+    "trace_scale": 0.01,
+    "epochs": 40,
+    "batch_images": 16,
+    "patch_stride": 1,
+    "learning_rate": 1e-3,
+}
+NOT_IN_PAPER = {
+    "blocks": None,
+    "high_level": None,
+    "checkpoint": None,
+    "precision": "float32",
+    "mlp_ratio": 4.0,
+    "kmeans_patches": 5_200_000,
+    "kmeans_iterations": 100,
+}
+
+
+def test_defaults_are_the_paper_s():
+    assert asdict(Config()) == PAPER | NOT_IN_PAPER
+
+
+@pytest.mark.parametrize(("clusters", "weight"), [(64, 0.32), (128, 0.16), (256, 0.08), (512, 0.04)])
+def test_beta_times_k_is_constant(clusters, weight):
+    assert Config().orthogonality_weight_for(clusters) == pytest.approx(weight)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch", "crop"),
+    [(320, 14, 322), (320, 16, 320), (320, 8, 320), (224, 14, 224), (300, 32, 288), (6, 16, 16), (1, 14, 14)],
+)
+def test_crop_is_the_nearest_multiple_of_the_patch(image_size, patch, crop):
+    assert Config(image_size=image_size).crop_size(patch) == crop
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("epochs", "7", 7),
+        ("epochs", 7.0, 7),
+        ("pixel_weight", "0", 0.0),
+        ("learning_rate", "3e-4", 3e-4),
+        ("learning_rate", 1, 1.0),
+        ("blocks", "0,4,8", (0, 4, 8)),
+        ("blocks", "-3; -2;-1", (-3, -2, -1)),
+        ("blocks", [1, 2, 3], (1, 2, 3)),
+        ("blocks", "none", None),
+        ("coordinate_weights", "1,0.5", (1.0, 0.5)),
+        ("width", "384", 384),
+        ("width", "None", None),
+        ("width", None, None),
+        ("checkpoint", "some/file.safetensors", "some/file.safetensors"),
+        ("quantise", "false", False),
+        ("quantise", "True", True),
+        ("quantise", "0", False),
+        ("quantise", False, False),
+        ("high_level", "keys", "keys"),
+        ("high_level", "none", None),
+        ("precision", "bfloat16", "bfloat16"),
+    ],
+)
+def test_strings_become_values_of_the_field_s_type(field, text, value):
+    found = getattr(Config().updated({field: text}), field)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_updating_leaves_the_other_fields_and_the_original():
+    before = Config(epochs=3)
+    after = before.updated({"width": "64", "batch_images": "2"})
+    assert before == Config(epochs=3)
+    assert after == Config(epochs=3, width=64, batch_images=2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", "many"),
+        ("epochs", "2.5"),
+        ("epochs", 2.5),
+        ("epochs", "none"),
+        ("learning_rate", "fast"),
+        ("blocks", "0,a,8"),
+        ("blocks", "0,,8"),
+        ("blocks", 5),
+        ("quantise", "maybe"),
+        ("quantise", "none"),
+        ("precision", "float16"),
+        ("high_level", "values"),
+        # of the right type, but of no use
+        ("image_size", "0"),
+        ("feature_neighbors", "-1"),
+        ("epochs", "0"),
+        ("patch_stride", "0"),
+        ("depth", "0"),
+        ("width", "0"),
+        ("learning_rate", "0"),
+        ("learning_rate", "nan"),
+        ("learning_rate", "inf"),
+        ("temperature_end", "0"),
+        ("pixel_weight", "-0.1"),
+        ("pixel_weight", "nan"),
+        ("pixel_neighbors", "-3,5"),
+        ("coordinate_weights", "nan,1"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_field(field, value):
+    with pytest.raises(InputError) as refused:
+        Config().updated({field: value})
+    message = str(refused.value)
+    assert field in message
+    for part in str(value).split(","):
+        assert part in message
+
+
+def test_an_unknown_field_is_named_with_the_known_ones():
+    with pytest.raises(InputError, match="unknown hyper-parameter 'alpha'") as refused:
+        Config().updated({"epochs": "2", "alpha": "0.3"})
+    assert all(field.name in str(refused.value) for field in fields(Config))
+
+
+def test_each_pixel_search_needs_its_coordinate_weight():
+    with pytest.raises(InputError, match=r"pixel_neighbors \(10, 5\) and coordinate_weights \(2\.0,\)"):
+        Config(coordinate_weights=(2.0,))
+
+
+def test_assignments_split_at_the_first_equals_sign():
+    assert parse_assignments(["width=384", "checkpoint=a=b"]) == {"width": "384", "checkpoint": "a=b"}
+    with pytest.raises(InputError, match="'width'"):
+        parse_assignments(["epochs=1", "width"])
+
+
+def test_there_are_profiles():
+    assert {"smoke", "quick"} <= set(profiles())
+
+
+@pytest.mark.parametrize("name", profiles())
+def test_every_profile_loads_and_sets_what_its_file_says(name):
+    profile = load_profile(name)
+    document = yaml.safe_load((config_module.PROFILES / f"{name}.yaml").read_text())
+    assert profile.name == name
+    assert set(profile.methods) <= set(get_args(Method))
+    assert profile.seeds
+    for field, value in document["config"].items():
+        found = getattr(profile.config, field)
+        assert found == (tuple(value) if isinstance(value, list) else value)
+    untouched = asdict(profile.config).keys() - document["config"].keys()
+    assert all(getattr(profile.config, field) == getattr(Config(), field) for field in untouched)
+
+
+def test_an_unknown_profile_is_named_with_the_known_ones():
+    with pytest.raises(InputError, match=r"unknown profile 'leisurely'; there are .*quick.*smoke"):
+        load_profile("leisurely")
+
+
+def test_a_profile_with_an_unknown_field_is_refused(tmp_path, monkeypatch):
+    text = (config_module.PROFILES / "smoke.yaml").read_text().replace("  epochs:", "  epoch:")
+    (tmp_path / "typo.yaml").write_text(text)
+    monkeypatch.setattr(config_module, "PROFILES", tmp_path)
+    with pytest.raises(InputError, match="'epoch'"):
+        load_profile("typo")

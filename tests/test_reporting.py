@@ -1,0 +1,291 @@
+import base64
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from test_results import row
+
+from neuralef import reporting
+from neuralef.errors import InputError
+from neuralef.evaluation import MATCHINGS
+from neuralef.results import append_rows
+
+matplotlib.use("agg")
+SCORES = {  # accuracy and mean IoU of seeds 0, 1, 2 under max_iou
+    "ours": [(0.70, 0.50), (0.72, 0.53), (0.77, 0.53)],
+    "kmeans": [(0.60, 0.40), (0.60, 0.40), (0.60, 0.40)],
+}
+
+
+def rows_of(method, *, offset=0.0, **changes):
+    return [
+        row(
+            f"{method}-{seed}", method=method, matching=matching, seed=seed,
+            accuracy=accuracy - offset * index, mean_iou=mean_iou - offset * index, **changes,
+        )
+        for seed, (accuracy, mean_iou) in enumerate(SCORES[method])
+        for index, matching in enumerate(("max_iou", "majority", "hungarian"))
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def frame():
+    return pd.DataFrame([*rows_of("ours", offset=0.1), *rows_of("kmeans", offset=0.05)])
+
+
+@pytest.mark.parametrize(
+    ("fractions", "text"),
+    [
+        ([0.5], "50.0"),
+        ([0.5, 0.6], "55.0 ± 7.1"),  # sqrt(0.1 ** 2 / 2)
+        ([0.70, 0.72, 0.77], "73.0 ± 3.6"),  # sqrt((3 ** 2 + 1 + 4 ** 2) / 2)
+        ([0.25, 0.25], "25.0 ± 0.0"),
+        ([1.0], "100.0"),
+    ],
+)
+def test_mean_and_sample_standard_deviation(fractions, text):
+    assert reporting.mean_and_spread(fractions) == text
+
+
+def test_benchmark_table_holds_the_numbers_worked_out_by_hand(frame):
+    table = reporting.benchmark_table(frame).set_index("method")
+    assert table.index.tolist() == ["K-means", "Ours"]  # the paper's order, whatever the rows'
+    assert table.loc["Ours"].to_dict() == {
+        "seeds": 3,
+        "max_iou Acc": "73.0 ± 3.6",
+        "max_iou mIoU": "52.0 ± 1.7",
+        "majority Acc": "63.0 ± 3.6",
+        "majority mIoU": "42.0 ± 1.7",
+        "hungarian Acc": "53.0 ± 3.6",
+        "hungarian mIoU": "32.0 ± 1.7",
+        "paper Acc": "70.4",
+        "paper mIoU": "38.8",
+    }
+    assert table.loc["K-means", "hungarian mIoU"] == "30.0 ± 0.0"
+    assert table.loc["K-means", "paper Acc"] == "61.9"
+    assert table.loc["K-means", "paper mIoU"] == "28.9"
+
+
+def test_columns_are_one_pair_for_each_matching_then_the_paper_s(frame):
+    pairs = [f"{matching} {metric}" for matching in MATCHINGS for metric in ("Acc", "mIoU")]
+    assert list(reporting.benchmark_table(frame).columns) == ["method", "seeds", *pairs, "paper Acc", "paper mIoU"]
+
+
+def test_a_method_the_paper_does_not_print_says_so(frame):
+    frame.loc[frame["method"] == "kmeans", "method"] = "kmeans_centred"
+    table = reporting.benchmark_table(frame).set_index("method")
+    assert table.loc["K-means, centred", "paper mIoU"] == reporting.NOT_IN_PAPER
+    assert "paper" in reporting.NOT_IN_PAPER
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("dataset", "camvid"),
+        ("split", "train"),
+        ("images", 4),
+        ("backbone", "efficientnet_lite0"),
+        ("clusters", 13),
+        ("protocol", "sliding_window"),
+        ("crf", "dense"),
+        ("p_learning_rate", 0.1),
+        ("p_width", "default"),
+    ],
+)
+def test_rows_of_different_settings_make_no_table(frame, column, value):
+    frame[column] = frame[column].astype(object)
+    frame.loc[0, column] = value
+    with pytest.raises(ValueError, match=f"one setting; the rows differ in {column}$"):
+        reporting.benchmark_table(frame)
+
+
+def test_a_seed_that_stands_twice_makes_no_table(frame):
+    again = pd.concat([frame, frame.iloc[:1].assign(experiment_id="by other code")])
+    with pytest.raises(ValueError, match="twice"):
+        reporting.benchmark_table(again)
+
+
+def test_caption_says_what_the_numbers_are_of(frame):
+    caption = reporting.benchmark_caption(frame)
+    for part in ("synthetic_scenes val", "3 photographs", "8 classes", "colour_patches", "K = 12", "crop320", "none"):
+        assert part in caption
+    assert "over 3 seeds" in caption
+    assert reporting.IOU_RULE in caption
+    assert "Pascal Context" in caption
+    assert "another dataset" in caption
+
+
+CAPTION = "100% of stanford_background, K = 64."
+
+
+@pytest.fixture
+def small_table():
+    return pd.DataFrame({"method": ["Ours*", "K-means"], "max_iou Acc": ["73.0 ± 3.6", "7"], "p_%": ["1", "not run"]})
+
+
+def test_a_table_is_written_as_csv_markdown_and_latex(tmp_path, small_table):
+    markdown = reporting.write_table(small_table, tmp_path / "tables", "13_benchmark", CAPTION)
+    assert sorted(path.name for path in markdown.parent.iterdir()) == [
+        "13_benchmark.csv", "13_benchmark.md", "13_benchmark.tex",
+    ]  # fmt: skip
+    read = pd.read_csv(markdown.with_suffix(".csv"), dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(read, small_table)
+    lines = markdown.read_text().splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["Ours*", "73.0 ± 3.6", "1"]
+    assert lines[-2:] == ["", CAPTION]
+
+
+def test_latex_escapes_what_latex_would_read_as_something_else(tmp_path, small_table):
+    text = reporting.write_table(small_table, tmp_path, "table", CAPTION).with_suffix(".tex").read_text()
+    assert r"100\% of stanford\_background" in text
+    assert r"max\_iou Acc" in text
+    assert not re.search(r"(?<!\\)[%_]", text)
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\caption{") == 1
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(tmp_path, small_table):
+    reporting.write_table(small_table, tmp_path, "table", CAPTION)
+    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}\end{document}"
+    (tmp_path / "page.tex").write_text(document)
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "page.tex"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0
+
+
+README = "# title\n\n<!-- begin one -->\nold\n<!-- end one -->\nkept\n<!-- begin two --><!-- end two -->\n"
+EMPTY = "a\n<!-- begin one -->\n<!-- end one -->\nb\n"
+
+
+def test_readme_blocks_go_between_their_markers():
+    text = reporting.render_readme(README, {"one": "| new |\n|---|\n\\1 \\g<0>"})
+    assert text == README.replace("old", "| new |\n|---|\n\\1 \\g<0>")
+    assert reporting.render_readme(EMPTY, {"one": "x"}) == "a\n<!-- begin one -->\nx\n<!-- end one -->\nb\n"
+
+
+def test_rendering_twice_changes_nothing_more():
+    once = reporting.render_readme(README, {"one": "new"})
+    assert reporting.render_readme(once, {"one": "new"}) == once
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no markers at all\n",
+        "<!-- begin one -->\nonly one\n",
+        "<!-- end one -->\n<!-- begin one -->\n",
+        EMPTY + EMPTY,
+    ],
+    ids=["none", "open", "reversed", "twice"],
+)
+def test_missing_or_doubled_markers_are_refused(text):
+    with pytest.raises(ValueError, match="one pair of markers for one; found"):
+        reporting.render_readme(text, {"one": "new"})
+
+
+def test_the_readme_has_the_markers_of_every_block(tmp_path, frame):
+    append_rows(tmp_path / "results.csv", frame.to_dict("records"))
+    blocks = reporting.readme_blocks(tmp_path)
+    text = reporting.render_readme((reporting.project_root() / "README.md").read_text(), blocks)
+    assert "73.0 ± 3.6" in text
+    assert blocks["timing"] in text
+
+
+def test_update_says_whether_the_readme_changed(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text(README)
+    monkeypatch.setattr(reporting, "readme_blocks", lambda: {"one": "new"})
+    assert reporting.update_readme(tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text() == README.replace("old", "new")
+    assert not reporting.update_readme(tmp_path / "README.md")
+
+
+def test_timing_is_that_of_the_rows(frame):
+    frame["extract_s"], frame["peak_rss_mb"] = 61.4, 1500.0
+    frame.loc[frame["method"] == "ours", "train_s"] = 200.0
+    frame.loc[0, "peak_rss_mb"] = 2340.0
+    sentence = reporting.timing_sentence(frame)
+    assert "photographs 61 s" in sentence
+    assert "200 s a seed" in sentence
+    assert "2.3 GB" in sentence
+    assert frame["device"][0] in sentence
+
+
+class Links(HTMLParser):
+    """Collects every place a page refers to and checks that tags are closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.targets, self.open = [], []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.targets += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in ("meta", "img", "br", "hr", "link", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def written(tmp_path, small_table):
+    """A results folder with one table and one figure."""
+    reporting.write_table(small_table, tmp_path / "tables", "13_benchmark", CAPTION)
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot([0, 1])
+    reporting.save_figure(figure, tmp_path / "figures", "14_qualitative", "Image, K-means & Ours <Figure 2>.")
+    return tmp_path
+
+
+def test_a_figure_is_kept_with_its_caption(written):
+    content = (written / "figures" / "14_qualitative.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert (written / "figures" / "14_qualitative.txt").read_text() == "Image, K-means & Ours <Figure 2>.\n"
+
+
+def test_report_is_one_page_that_needs_nothing_else(written):
+    path = reporting.write_report("smoke", "profile smoke: dataset synthetic_scenes", folder=written)
+    assert path == written / "report" / "index.html"
+    page = path.read_text()
+    targets = Links(page).targets
+    assert all(target.startswith(("#", "data:image/png;base64,")) for target in targets)
+    assert not re.search(r"https?://|@import|url\(", page)
+    (image,) = (target for target in targets if target.startswith("data:"))
+    assert base64.b64decode(image.split(",")[1]) == (written / "figures" / "14_qualitative.png").read_bytes()
+
+
+def test_report_shows_description_tables_and_captions(written):
+    description = "profile smoke: dataset synthetic_scenes (because <none> was there)"
+    page = reporting.write_report("smoke", description, folder=written).read_text()
+    assert "dataset synthetic_scenes (because &lt;none&gt; was there)" in page
+    assert "<td>73.0 ± 3.6</td>" in page
+    assert "<td>not run</td>" in page
+    assert f"<figcaption>{CAPTION}</figcaption>" in page
+    assert "Image, K-means &amp; Ours &lt;Figure 2&gt;." in page
+    assert "<h3>13 benchmark</h3>" in page
+    for target in Links(page).targets:
+        if target.startswith("#"):
+            assert f'id="{target[1:]}"' in page
+
+
+def test_report_lists_the_runs_and_the_executed_notebooks(written, frame):
+    append_rows(written / "results.csv", frame.to_dict("records"))
+    (written / "notebooks").mkdir()
+    (written / "notebooks" / "13_benchmark.html").write_text("<html></html>")
+    page = reporting.write_report("smoke", "", folder=written).read_text()
+    Links(page)
+    assert '<a href="../notebooks/13_benchmark.html">' in page
+    for seed, (_, mean_iou) in enumerate(SCORES["ours"]):
+        assert f"<td>ours-{seed}</td>" in page
+        assert f"<td>{mean_iou}</td>" in page
+    assert page.count("<td>ours-0</td>") == 1  # max_iou alone
+
+
+def test_nothing_to_report_is_said(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path} holds no tables or figures; .*--profile smoke"):
+        reporting.write_report("smoke", "", folder=tmp_path)
