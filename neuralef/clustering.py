@@ -139,19 +139,11 @@ def prepare_features(features: Tensor, mean: Tensor | None) -> Tensor:
     return features if mean is None else F.normalize(features - mean, dim=-1)
 
 
-def feature_mean(store: FeatureStore) -> Tensor:
-    """Mean of the high level over all patches of a store, shape ``(C,)``, float32."""
-    total = torch.zeros(store.channels[-1], dtype=torch.float64)
-    for rows in _passes(store):
-        total += store.high(rows).flatten(0, 2).sum(dim=0, dtype=torch.float64)
-    return (total / (len(store) * store.grid[0] * store.grid[1])).float()
-
-
 def fit_feature_kmeans(
     store: FeatureStore, config: Config, *, num_clusters: int, seed: int, centred: bool, progress: bool = True
 ) -> FeatureKMeans:
     """The K-means baseline, fitted on training features; ``centred`` chooses the stronger of the two forms."""
-    mean = feature_mean(store) if centred else None
+    mean = store.channel_statistics[0][-store.channels[-1] :] if centred else None
     points = _sample(store, config, seed, lambda rows: prepare_features(store.high(rows), mean), progress=progress)
     centroids = fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations)
     return FeatureKMeans(centroids, store.channels[-1], mean)

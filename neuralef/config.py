@@ -39,6 +39,7 @@ class Config:
     width: int | None = None  # channels of its blocks; None: 3C, as in the paper
     depth: int = 2  # blocks
     mlp_ratio: float = 4.0
+    standardise_inputs: bool = False  # True: every input channel to zero mean and unit variance over the training set
 
     # Quantisation (3.5)
     quantise: bool = True  # False: plain eigenfunctions, for comparison with exact ones

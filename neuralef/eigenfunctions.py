@@ -24,6 +24,27 @@ HEAD_CHANNELS = 64
 """Channels of one attention head, as in every ViT of the paper."""
 
 
+class Standardise(nn.Module):
+    """Every channel to zero mean and unit variance; a channel that never varies becomes 0.
+
+    The levels of a backbone differ in scale by an order of magnitude, and a large share of each is its mean. psi starts
+    blind to the small levels and slow along them; the paper, which trains for longer, has no such step.
+
+    Args:
+        mean: Shape ``(C,)``.
+        deviation: Shape ``(C,)``, standard deviations.
+    """
+
+    def __init__(self, mean: Tensor, deviation: Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", torch.where(deviation > 0, 1 / deviation, 0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to the same shape."""
+        return (x - self.mean) * self.scale
+
+
 class LinearAttention(nn.Module):
     r"""Multi-head attention with the kernel :math:`\phi(q)^\top \phi(k)`, :math:`\phi = \mathrm{elu} + 1`.
 
@@ -73,6 +94,8 @@ class Eigenfunctions(nn.Module):
             projection in front.
         depth: Number of blocks.
         mlp_ratio: Hidden channels of a block's MLP over its width.
+        input_statistics: Mean and standard deviation of every input channel, each of shape ``(in_channels,)``, to
+            standardise the inputs by; ``None`` takes them as they are (the paper).
         generator: Source of the initial weights.
 
     Raises:
@@ -87,12 +110,14 @@ class Eigenfunctions(nn.Module):
         width: int | None = None,
         depth: int = 2,
         mlp_ratio: float = 4.0,
+        input_statistics: tuple[Tensor, Tensor] | None = None,
         generator: torch.Generator,
     ):
         super().__init__()
         width = width or in_channels
         if num_eigenfunctions > width:
             raise InputError(f"{num_eigenfunctions} eigenfunctions need a width of at least as many; it is {width}")
+        self.standardise = nn.Identity() if input_statistics is None else Standardise(*input_statistics)
         self.projection = nn.Identity() if width == in_channels else nn.Linear(in_channels, width)
         self.blocks = nn.Sequential(*(Block(width, mlp_ratio) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
@@ -107,7 +132,7 @@ class Eigenfunctions(nn.Module):
 
     def hidden(self, features: Tensor) -> Tensor:
         """What feeds the head (and what "Ours*" clusters): ``(images, T, 3C)`` to ``(images, T, width)``."""
-        return self.norm(self.blocks(self.projection(features)))
+        return self.norm(self.blocks(self.projection(self.standardise(features))))
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits, before quantisation and normalisation: ``(images, T, 3C)`` to ``(images, T, K)``."""

@@ -23,14 +23,23 @@ from tqdm.auto import tqdm
 
 from neuralef import backbones, datasets, provenance
 from neuralef.backbones import Backbone
-from neuralef.clustering import ClusterHead, EigenfunctionHead, Method, fit_feature_kmeans, fit_hidden_kmeans
+from neuralef.clustering import (
+    Centroids,
+    ClusterHead,
+    EigenfunctionHead,
+    FeatureKMeans,
+    HiddenKMeans,
+    Method,
+    fit_feature_kmeans,
+    fit_hidden_kmeans,
+)
 from neuralef.config import Config, Profile, load_profile
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Contingency, score
 from neuralef.features import FeatureStore, extract
-from neuralef.files import ensure_writable_folder, write_json
+from neuralef.files import ensure_writable_folder, read_checked_tensors, write_checked_tensors, write_json
 from neuralef.paths import cache_root
 from neuralef.results import ResultRow, append_classes, append_rows, parameter_columns
 from neuralef.segmentation import Segmenter, segment_store
@@ -65,6 +74,14 @@ class Experiment:
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A method fitted to training features, and the seconds its K-means took when it was computed."""
+
+    head: ClusterHead
+    seconds: float
+
+
 @dataclass
 class Workbench:
     """Dataset, backbone and features that all seeds and methods of a study share; each is made when first needed."""
@@ -75,6 +92,7 @@ class Workbench:
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
     _trained: dict[str, Training] = field(default_factory=dict, init=False, repr=False)
+    _fitted: dict[tuple, Fitted] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -127,24 +145,55 @@ class Workbench:
         settings = {name: value for name, value in asdict(config).items() if not name.startswith("kmeans_")}
         return _digest(self.train.key, settings, clusters, seed, provenance.code_digest(*TRAINING_MODULES))
 
-    def head(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> ClusterHead:
-        """Fit one method.
+    def fitted(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> Fitted:
+        """Fit one method to the ``train`` features, or take it from the cache.
 
         Raises:
-            InputError: If the method is unknown.
+            InputError: If the method is unknown, K too large, or the cached file damaged.
         """
         config = config or self.config
         if method not in METHODS:
             raise InputError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
-        if method in ("kmeans", "kmeans_centred"):
-            centred = method == "kmeans_centred"
-            return fit_feature_kmeans(
-                self.train, config, num_clusters=clusters, seed=seed, centred=centred, progress=self.progress
-            )
-        psi = self.training(clusters, seed, config).psi
+        key = (method, clusters, seed, config)
+        if key not in self._fitted:
+            self._fitted[key] = self._fit(*key)
+        return self._fitted[key]
+
+    def _fit(self, method: Method, clusters: int, seed: int, config: Config) -> Fitted:
+        psi = self.training(clusters, seed, config).psi if method in ("ours", "ours_star") else None
         if method == "ours":
-            return EigenfunctionHead(psi)
-        return fit_hidden_kmeans(self.train, psi, config, num_clusters=clusters, seed=seed, progress=self.progress)
+            return Fitted(EigenfunctionHead(psi), seconds=0.0)
+        path = cache_root() / "kmeans" / f"{self._kmeans_key(method, clusters, seed, config)}.safetensors"
+        channels = self.train.channels[-1]
+        if not path.is_file():
+            began = perf_counter()
+            common = {"num_clusters": clusters, "seed": seed, "progress": self.progress}
+            head = (
+                fit_hidden_kmeans(self.train, psi, config, **common)
+                if method == "ours_star"
+                else fit_feature_kmeans(self.train, config, centred=method == "kmeans_centred", **common)
+            )
+            tensors = {"centroids": torch.from_numpy(head.centroids.values)}
+            if method == "kmeans_centred":
+                tensors["mean"] = head.mean
+            write_checked_tensors(path, tensors, {"method": method, "seconds": perf_counter() - began})
+        tensors, document = read_checked_tensors(path)
+        centroids = Centroids(tensors["centroids"].numpy())
+        head = (
+            HiddenKMeans(psi, centroids)
+            if method == "ours_star"
+            else FeatureKMeans(centroids, channels, tensors.get("mean"))
+        )
+        return Fitted(head, document["seconds"])
+
+    def _kmeans_key(self, method: Method, clusters: int, seed: int, config: Config) -> str:
+        features = self.training_key(clusters, seed, config) if method == "ours_star" else self.train.key
+        settings = {name: value for name, value in asdict(config).items() if name.startswith("kmeans_")}
+        return _digest(method, features, settings, clusters, seed, provenance.code_digest("clustering"))
+
+    def head(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> ClusterHead:
+        """The fitted method alone; see :meth:`fitted`."""
+        return self.fitted(method, clusters, seed, config).head
 
     def segmenter(self, method: Method, clusters: int, seed: int) -> Segmenter:
         """A fitted method as a function from photograph to cluster map."""
@@ -216,11 +265,10 @@ def _evaluate(
     train_s = 0.0
     if method in ("ours", "ours_star"):
         train_s = bench.training(experiment.clusters, experiment.seed, experiment.config).train_s
+    fitted = bench.fitted(method, experiment.clusters, experiment.seed, experiment.config)
     began = perf_counter()
-    head = bench.head(method, experiment.clusters, experiment.seed, experiment.config)
-    fitted = perf_counter()
     contingency = Contingency(experiment.clusters, len(bench.dataset.classes))
-    predictions = segment_store(head, bench.val)
+    predictions = segment_store(fitted.head, bench.val)
     for image_id, clusters in tqdm(
         predictions, total=len(bench.val), desc=f"evaluating {method}", unit="image", disable=not progress
     ):
@@ -241,8 +289,8 @@ def _evaluate(
         "threads": torch.get_num_threads(),
         "extract_s": round(bench.train.extract_s + bench.val.extract_s, 3),
         "train_s": round(train_s, 3),
-        "cluster_s": round(fitted - began, 3),
-        "eval_s": round(perf_counter() - fitted, 3),
+        "cluster_s": round(fitted.seconds, 3),
+        "eval_s": round(perf_counter() - began, 3),
         "peak_rss_mb": round(provenance.peak_rss_mb(), 1),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

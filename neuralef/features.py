@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -84,6 +85,19 @@ class FeatureStore:
     def colours(self, chosen: np.ndarray | slice) -> Tensor:
         """Images at patch resolution, float32 ``(images, h, w, 3)``, in [0, 1]."""
         return torch.from_numpy(np.asarray(self.patch_colours[chosen], dtype=np.float32))
+
+    @cached_property
+    def channel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every channel over all patches, float32, each of shape ``(sum C,)``."""
+        total = torch.zeros(sum(self.channels), dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for start in range(0, len(self), CHUNK):
+            levels = self.levels(slice(start, start + CHUNK)).flatten(0, 2)
+            total += levels.sum(dim=0, dtype=torch.float64)
+            squares += levels.square().sum(dim=0, dtype=torch.float64)
+        patches = len(self) * self.grid[0] * self.grid[1]
+        mean = total / patches
+        return mean.float(), (squares / patches - mean.square()).clamp_min(0).sqrt().float()
 
     def subset(self, images: int) -> "FeatureStore":
         """The first ``images`` images alone."""

@@ -10,8 +10,8 @@ away from functions 1 .. j-1, which do not feel the push: at the optimum they ar
 
 **Constants.** The official code uses columns of norm :math:`\sqrt t`, t = 0.01, and divides both terms by K. Write
 :math:`\Lambda = \Psi^\top \kappa \Psi / B` (unit moment, so :math:`\Lambda_{jj}` is the Rayleigh quotient of
-function j, comparable to an eigenvalue of kappa whatever the batch). The official columns are :math:`\Psi \sqrt{t / B}`, hence its
-matrix is :math:`t \Lambda`, and its loss with weight w is
+function j, comparable to an eigenvalue of kappa whatever the batch). The official columns are
+:math:`\Psi \sqrt{t / B}`, hence its matrix is :math:`t \Lambda`, and its loss with weight w is
 
 .. math:: \frac1K \Bigl(-t \sum_j \Lambda_{jj} + w\, t^2 \sum_{i<j} \hat\Lambda_{ij}^2\Bigr)
           = t \cdot \frac1K \Bigl(-\sum_j \Lambda_{jj} + w\, t \sum_{i<j} \hat\Lambda_{ij}^2\Bigr).

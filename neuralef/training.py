@@ -67,6 +67,7 @@ def new_psi(store: FeatureStore, config: Config, num_eigenfunctions: int, seed: 
         width=config.width,
         depth=config.depth,
         mlp_ratio=config.mlp_ratio,
+        input_statistics=store.channel_statistics if config.standardise_inputs else None,
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -104,7 +105,7 @@ def train(
     history, seconds_before = _resume(folder, psi, optimizer) if folder else ([], 0.0)
     if 0 < len(history) < total:
         log.info("continuing after step %d of %d from %s", len(history), total, folder)
-    began = perf_counter()
+    began, seconds = perf_counter(), seconds_before
 
     bar = tqdm(
         range(len(history), total),
@@ -120,9 +121,9 @@ def train(
         )
         history.append(report)
         bar.set_postfix(loss=f"{report.loss:.4f}", rayleigh=f"{report.mean_rayleigh:.3f}", refresh=False)
+        seconds = seconds_before + perf_counter() - began
         if folder and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
-            _save(folder, psi, optimizer, history, seconds_before + perf_counter() - began)
-    seconds = seconds_before + (perf_counter() - began if len(bar) else 0.0)
+            _save(folder, psi, optimizer, history, seconds)
     return Training(psi=psi.eval(), history=tuple(history), train_s=seconds)
 
 

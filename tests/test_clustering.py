@@ -43,12 +43,6 @@ def test_more_clusters_than_patches_are_refused():
         clustering.fit_kmeans(np.zeros((5, 2), np.float32), 8, seed=0)
 
 
-def test_feature_mean_is_the_mean(store):
-    torch.testing.assert_close(
-        clustering.feature_mean(store), store.high(slice(None)).flatten(0, 2).mean(0), rtol=1e-5, atol=1e-6
-    )
-
-
 def test_centred_features_do_not_see_a_common_offset(store):
     levels = store.levels(slice(0, 2))
     head = clustering.fit_feature_kmeans(store, CONFIG, num_clusters=4, seed=0, centred=True, progress=False)

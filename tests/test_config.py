@@ -33,6 +33,7 @@ NOT_IN_PAPER = {
     "checkpoint": None,
     "precision": "float32",
     "mlp_ratio": 4.0,
+    "standardise_inputs": False,
     "kmeans_patches": 5_200_000,
     "kmeans_iterations": 100,
 }

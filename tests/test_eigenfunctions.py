@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from reference import softmax_free_attention
 
-from neuralef.eigenfunctions import Eigenfunctions, LinearAttention, gumbel_softmax, l2_batch_norm
+from neuralef.eigenfunctions import Eigenfunctions, LinearAttention, Standardise, gumbel_softmax, l2_batch_norm
 from neuralef.errors import InputError
 
 
@@ -96,3 +96,12 @@ def test_l2_batch_norm_does_not_blow_up_a_dead_cluster():
     dead = torch.zeros(100, 1)
     dead[0] = 0.5
     torch.testing.assert_close(l2_batch_norm(dead), dead * 10)
+
+
+def test_standardised_channels_have_zero_mean_and_unit_variance():
+    features = torch.randn(500, 6, generator=seeded()) * torch.tensor([1.0, 10.0, 0.1, 3.0, 1.0, 0.0]) + 5
+    mean, deviation = features.mean(0), features.std(0, correction=0)
+    standardised = Standardise(mean, deviation)(features)
+    torch.testing.assert_close(standardised.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(standardised.std(0, correction=0)[:5], torch.ones(5), atol=1e-3, rtol=0)
+    assert not standardised[:, 5].any()

@@ -80,9 +80,33 @@ def test_lost_results_are_rebuilt_from_the_runs_without_computing(tmp_path, monk
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
     before = (tmp_path / "results.csv").read_bytes()
     (tmp_path / "results.csv").unlink()
-    monkeypatch.setattr(Workbench, "head", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Workbench, "fitted", lambda *_: pytest.fail("computed again"))
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
     assert (tmp_path / "results.csv").read_bytes() == before
+
+
+def fitted_heads():
+    bench = open_workbench(EXPERIMENT, progress=False)
+    return {method: bench.fitted(method, 5, 0) for method in METHODS}, bench.val.levels(slice(None))
+
+
+def test_fitted_clusters_come_back_from_the_cache_unchanged(tmp_path, monkeypatch):
+    first, levels = fitted_heads()
+    monkeypatch.setattr("neuralef.clustering.fit_kmeans", lambda *_, **__: pytest.fail("computed again"))
+    again, _ = fitted_heads()
+    for method in METHODS:
+        assert torch.equal(first[method].head.logits(levels), again[method].head.logits(levels))
+        assert first[method].seconds == again[method].seconds
+
+
+def test_a_corrupted_cluster_file_is_named(tmp_path):
+    fitted_heads()
+    for path in (tmp_path / "cache" / "kmeans").glob("*.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"kmeans.*\.safetensors"):
+        fitted_heads()
 
 
 @pytest.mark.parametrize(

@@ -378,3 +378,10 @@ def test_to_tensor_keeps_every_value_and_its_place():
     assert found.dtype == torch.float32
     np.testing.assert_array_equal((found * 255).round().permute(0, 2, 3, 1).numpy().astype(np.uint8), images)
     assert found.max() == 1.0
+
+
+def test_channel_statistics_are_mean_and_deviation_over_all_patches(store):
+    levels = store.levels(slice(None)).flatten(0, 2)
+    mean, deviation = store.channel_statistics
+    torch.testing.assert_close(mean, levels.mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(deviation, levels.std(0, correction=0), rtol=1e-4, atol=1e-5)

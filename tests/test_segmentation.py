@@ -14,13 +14,13 @@ from neuralef.segmentation import Segmenter, cluster_map, segment_store
 
 @dataclass(frozen=True)
 class Brightness(ClusterHead):
-    """Two clusters: patches darker and brighter than half."""
+    """Two clusters: patches darker and brighter than half; ``colour_patches`` scales colours to [-1, 1]."""
 
     num_clusters: int = 2
 
     def logits(self, levels):
         grey = levels[..., :3].mean(-1, keepdim=True)
-        return torch.cat([0.5 - grey, grey - 0.5], dim=-1)
+        return torch.cat([-grey, grey], dim=-1)
 
 
 @pytest.fixture

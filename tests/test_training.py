@@ -6,6 +6,7 @@ import torch
 
 from neuralef import training
 from neuralef.config import Config
+from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 
 CONFIG = Config(width=16, feature_neighbors=8, epochs=4, batch_images=2, pixel_neighbors=(4, 2))
@@ -122,6 +123,30 @@ def test_patch_stride_still_trains_every_function(store):
         store, replace(CONFIG, patch_stride=2, feature_neighbors=4), num_eigenfunctions=4, seed=0, progress=False
     )
     assert all(np.isfinite(step.loss) for step in result.history)
+
+
+def test_standardised_inputs_make_psi_blind_to_scale_and_offset_of_a_channel(store):
+    config = replace(CONFIG, standardise_inputs=True)
+    mean, deviation = store.channel_statistics
+    scale, offset = torch.rand_like(mean) + 0.5, torch.randn_like(mean)
+    psi = training.new_psi(store, config, 4, seed=0)
+    moved = Eigenfunctions(
+        len(mean),
+        4,
+        width=config.width,
+        input_statistics=(scale * mean + offset, scale * deviation),
+        generator=torch.Generator().manual_seed(0),
+    )
+    levels = store.levels(slice(0, 2)).flatten(1, 2)
+    torch.testing.assert_close(moved(scale * levels + offset), psi(levels), rtol=1e-3, atol=1e-3)
+
+
+def test_a_checkpoint_keeps_the_input_statistics(store, tmp_path):
+    config = replace(CONFIG, standardise_inputs=True, epochs=1)
+    trained = training.train(store, config, num_eigenfunctions=4, seed=0, folder=tmp_path, progress=False)
+    loaded = training.train(store, config, num_eigenfunctions=4, seed=0, folder=tmp_path, progress=False)
+    assert "standardise.mean" in weights_of(loaded)
+    assert same(weights_of(trained), weights_of(loaded))
 
 
 def test_more_clusters_than_patches_are_refused(store):
