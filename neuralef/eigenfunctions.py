@@ -16,7 +16,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrize
 
 from neuralef.errors import InputError
 
@@ -84,6 +84,19 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class OrthonormalRows(nn.Module):
+    """The orthonormal rows that Gram-Schmidt makes of a matrix, by a QR decomposition.
+
+    ``torch.nn.utils.parametrizations.orthogonal`` gives the same set of matrices at a cost, in its backward pass, of a
+    fifth of a training step.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """``(K, C)`` of full rank, ``K <= C``, to the same shape."""
+        q, r = torch.linalg.qr(weight.T)
+        return (q * r.diagonal().sign()).T
+
+
 class Eigenfunctions(nn.Module):
     """psi: all levels of a backbone in, K eigenfunctions out.
 
@@ -127,8 +140,7 @@ class Eigenfunctions(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(module.in_features), generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # Trivialization would draw its base point from the global generator.
-        parametrizations.orthogonal(self.head, orthogonal_map="householder", use_trivialization=False)
+        parametrize.register_parametrization(self.head, "weight", OrthonormalRows())
 
     def hidden(self, features: Tensor) -> Tensor:
         """What feeds the head (and what "Ours*" clusters): ``(images, T, 3C)`` to ``(images, T, width)``."""

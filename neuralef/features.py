@@ -39,6 +39,8 @@ from neuralef.provenance import code_digest
 
 log = logging.getLogger(__name__)
 
+ALL = slice(None)
+
 CHUNK = 8
 """Images that pass the backbone together and share a checksum."""
 
@@ -74,17 +76,17 @@ class FeatureStore:
         """Patches of one image, ``(h, w)``."""
         return self.patches.shape[1:3]
 
-    def levels(self, chosen: np.ndarray | slice) -> Tensor:
-        """All levels of some images, float32 ``(images, h, w, sum C)``."""
-        return torch.from_numpy(np.asarray(self.patches[chosen], dtype=np.float32))
+    def levels(self, chosen: np.ndarray | slice, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        """All levels of some images, float32 ``(images, h, w, sum C)``; only patches in ``rows`` and ``columns``."""
+        return torch.from_numpy(np.asarray(self.patches[:, rows, columns][chosen], dtype=np.float32))
 
     def high(self, chosen: np.ndarray | slice) -> Tensor:
         """The high level of some images, float32 ``(images, h, w, C)``."""
         return torch.from_numpy(np.asarray(self.patches[chosen, ..., -self.channels[-1] :], dtype=np.float32))
 
-    def colours(self, chosen: np.ndarray | slice) -> Tensor:
-        """Images at patch resolution, float32 ``(images, h, w, 3)``, in [0, 1]."""
-        return torch.from_numpy(np.asarray(self.patch_colours[chosen], dtype=np.float32))
+    def colours(self, chosen: np.ndarray | slice, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        """Images at patch resolution, float32 ``(images, h, w, 3)``, in [0, 1]; patches as for :meth:`levels`."""
+        return torch.from_numpy(np.asarray(self.patch_colours[:, rows, columns][chosen], dtype=np.float32))
 
     @cached_property
     def channel_statistics(self) -> tuple[Tensor, Tensor]:

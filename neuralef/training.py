@@ -98,7 +98,7 @@ def train(
     """
     _check_sizes(store, config, num_eigenfunctions)
     psi = new_psi(store, config, num_eigenfunctions, seed).train()
-    optimizer = torch.optim.Adam(psi.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(psi.parameters(), lr=config.learning_rate, fused=True)
     batch = min(config.batch_images, len(store))
     steps_per_epoch = len(store) // batch
     total = config.epochs * steps_per_epoch
@@ -145,8 +145,8 @@ def _train_step(
         group["lr"] = rate
     down, right = np.random.default_rng([seed, step, 1]).integers(config.patch_stride, size=2)
     rows, columns = slice(down, None, config.patch_stride), slice(right, None, config.patch_stride)
-    levels = store.levels(chosen)[:, rows, columns]  # (images, h, w, 3C)
-    colours = store.colours(chosen)[:, rows, columns]  # (images, h, w, 3)
+    levels = store.levels(chosen, rows, columns)  # (images, h, w, 3C)
+    colours = store.colours(chosen, rows, columns)  # (images, h, w, 3)
     kappa = kernel(
         levels[..., -store.channels[-1] :],
         colours,

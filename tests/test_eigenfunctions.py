@@ -3,7 +3,14 @@ import torch
 import torch.nn.functional as F
 from reference import softmax_free_attention
 
-from neuralef.eigenfunctions import Eigenfunctions, LinearAttention, Standardise, gumbel_softmax, l2_batch_norm
+from neuralef.eigenfunctions import (
+    Eigenfunctions,
+    LinearAttention,
+    OrthonormalRows,
+    Standardise,
+    gumbel_softmax,
+    l2_batch_norm,
+)
 from neuralef.errors import InputError
 
 
@@ -105,3 +112,17 @@ def test_standardised_channels_have_zero_mean_and_unit_variance():
     torch.testing.assert_close(standardised.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
     torch.testing.assert_close(standardised.std(0, correction=0)[:5], torch.ones(5), atol=1e-3, rtol=0)
     assert not standardised[:, 5].any()
+
+
+def test_orthonormal_rows_are_gram_schmidt_of_the_rows():
+    weight = torch.randn(4, 9, generator=seeded(), dtype=torch.float64)
+    rows = []
+    for row in weight:
+        row = row - sum((row @ other) * other for other in rows)
+        rows.append(row / row.norm())
+    torch.testing.assert_close(OrthonormalRows()(weight), torch.stack(rows))
+
+
+def test_orthonormal_rows_pass_the_gradient():
+    weight = torch.randn(3, 5, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(OrthonormalRows(), weight)

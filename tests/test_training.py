@@ -99,7 +99,7 @@ def test_unquantised_psi_finds_the_leading_eigenfunctions_of_planted_clusters(pl
         width=32,
         feature_neighbors=20,
         pixel_weight=0.0,
-        epochs=400,
+        epochs=800,
         batch_images=4,
         quantise=False,
         learning_rate=2e-3,
