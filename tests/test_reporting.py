@@ -13,7 +13,7 @@ from test_results import row
 from neuralef import reporting
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS
-from neuralef.results import append_rows
+from neuralef.results import append_rows, read_results
 
 matplotlib.use("agg")
 SCORES = {  # accuracy and mean IoU of seeds 0, 1, 2 under max_iou
@@ -289,3 +289,19 @@ def test_report_lists_the_runs_and_the_executed_notebooks(written, frame):
 def test_nothing_to_report_is_said(tmp_path):
     with pytest.raises(InputError, match=f"{tmp_path} holds no tables or figures; .*--profile smoke"):
         reporting.write_report("smoke", "", folder=tmp_path)
+
+
+def test_the_readme_and_its_figure_come_from_the_committed_run():
+    reference = reporting.reference_root("quick")
+    readme = (reporting.project_root() / "README.md").read_text()
+    assert reporting.render_readme(readme, reporting.readme_blocks()) == readme
+    figure = reference / "figures" / "14_qualitative.png"
+    assert f"]({figure.relative_to(reporting.project_root()).as_posix()})" in readme
+    assert figure.is_file()
+
+
+def test_the_committed_tables_follow_from_the_committed_rows():
+    reference = reporting.reference_root("quick")
+    table = reporting.benchmark_table(read_results(reference / "results.csv"))
+    committed = pd.read_csv(reference / "tables" / "13_benchmark.csv", dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(table.astype(str), committed)
