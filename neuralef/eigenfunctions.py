@@ -27,8 +27,9 @@ HEAD_CHANNELS = 64
 class Standardise(nn.Module):
     """Every channel to zero mean and unit variance; a channel that never varies becomes 0.
 
-    The levels of a backbone differ in scale by an order of magnitude, and a large share of each is its mean. psi starts
-    blind to the small levels and slow along them; the paper, which trains for longer, has no such step.
+    Levels of a backbone differ in scale, and the mean takes a share of each: for ``vit_small_patch14_saliency`` on the
+    training photographs of Stanford Background their root mean squares are 0.08, 0.06 and 1.00, and 32, 18 and 24 % of
+    the energy is the mean (from ``FeatureStore.channel_statistics``). The paper has no such step and trains for longer.
 
     Args:
         mean: Shape ``(C,)``.
