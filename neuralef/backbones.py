@@ -13,9 +13,11 @@ References:
     Liu et al., *EfficientNet-Lite* (TensorFlow TPU models); Tan and Le, *EfficientNet*, arXiv:1905.11946.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -38,6 +40,9 @@ HighLevel = Literal["final_norm", "layer_norm", "raw", "keys"]
 the attention keys of its block (what the official code does for DINO backbones)."""
 
 Precision = Literal["float32", "bfloat16"]
+
+IMAGES_AT_ONCE = {"float32": 8, "bfloat16": 2}
+"""Images of one pass; in bfloat16 the attention matrices of two still fit the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,13 @@ class Backbone(nn.Module):
         identity = f"{spec} {patch_size} {tuple(mean)} {tuple(std)} {weights_digest}"
         self.fingerprint = sha256(identity.encode()).hexdigest()
 
-    def levels(self, images: Tensor) -> list[Tensor]:
+    def levels(self, images: Tensor, *, precision: Precision = "float32") -> list[Tensor]:
         """Low, middle and high features of a batch.
 
         Args:
             images: Shape ``(B, 3, H, W)``, values in [0, 1]. Sides that are no multiple of the patch are padded with
                 zeros on the right and below, after normalisation, as Segmenter's code does.
+            precision: Of the matrix products; the rest stays in float32.
 
         Returns:
             One ``(B, C, ceil(H / P), ceil(W / P))`` tensor per level.
@@ -109,15 +115,28 @@ class Backbone(nn.Module):
         height, width = images.shape[-2:]
         normalised = (images - self.mean) / self.std
         padded = F.pad(normalised, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        return self._levels(padded)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            return self._levels(self.network if precision == "float32" else self._bfloat16_network, padded)
 
     def forward(self, images: Tensor, *, precision: Precision = "float32") -> Tensor:
         """All levels concatenated, the high one last: ``(B, 3, H, W)`` in [0, 1] to float32 ``(B, h, w, sum C)``."""
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            levels = self.levels(images)
-        return torch.cat([level.float() for level in levels], dim=1).permute(0, 2, 3, 1)
+        with torch.inference_mode():
+            parts = [self.levels(part, precision=precision) for part in images.split(IMAGES_AT_ONCE[precision])]
+            joined = [torch.cat([level.float() for level in levels], dim=1) for levels in parts]
+        return torch.cat(joined).permute(0, 2, 3, 1)
 
-    def _levels(self, images: Tensor) -> list[Tensor]:
+    @cached_property
+    def _bfloat16_network(self) -> nn.Module:
+        """The network with the weights of its matrix products in bfloat16; autocast would cast them at every call."""
+        network = copy.deepcopy(self.network)
+        for module in network.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(torch.bfloat16)
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # torch's fused attention on a CPU multiplies in float32
+        return network
+
+    def _levels(self, network: nn.Module, images: Tensor) -> list[Tensor]:
         raise NotImplementedError(f"{type(self).__name__} must say how its network is tapped")
 
 
@@ -127,38 +146,43 @@ class TransformerBackbone(Backbone):
     def __init__(self, spec: BackboneSpec, network: VisionTransformer):
         self._positions = network.pos_embed.detach().clone() if network.pos_embed is not None else None
         self._position_grid = network.patch_embed.grid_size
+        self._resampled: dict[tuple[int, int], Tensor] = {}  # of the few sizes a run meets
         network.patch_embed.strict_img_size = False
         patch = network.patch_embed.patch_size[0]
         config = network.pretrained_cfg
         super().__init__(spec, network, patch, config["mean"], config["std"])
 
-    def _levels(self, images: Tensor) -> list[Tensor]:
+    def _levels(self, network: nn.Module, images: Tensor) -> list[Tensor]:
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
         if self._positions is not None:
-            prefix = 0 if self.network.no_embed_class else self.network.num_prefix_tokens
-            resampled = resample_positions(self._positions, self._position_grid, grid, prefix_tokens=prefix)
-            self.network.pos_embed = nn.Parameter(resampled.to(images.device), requires_grad=False)
+            network.pos_embed = nn.Parameter(self._positions_on(grid).to(images.device), requires_grad=False)
         keys: list[Tensor] = []
         hook = None
         if self.spec.high_level == "keys":
-            attention = self.network.blocks[self.spec.blocks[-1]].attn
+            attention = network.blocks[self.spec.blocks[-1]].attn
             hook = attention.qkv.register_forward_hook(
                 lambda _module, _inputs, output: keys.append(output.chunk(3, -1)[1])
             )
         try:
-            low, middle, high = self.network.forward_intermediates(
+            low, middle, high = network.forward_intermediates(
                 images, indices=list(self.spec.blocks), stop_early=True, output_fmt="NLC", intermediates_only=True
             )
         finally:
             if hook:
                 hook.remove()
         if self.spec.high_level == "final_norm":
-            high = self.network.norm(high)
+            high = network.norm(high)
         elif self.spec.high_level == "layer_norm":
             high = F.layer_norm(high, high.shape[-1:])
         elif self.spec.high_level == "keys":
-            high = keys[0][:, self.network.num_prefix_tokens :]
+            high = keys[0][:, network.num_prefix_tokens :]
         return [level.transpose(1, 2).unflatten(2, grid) for level in (low, middle, high)]
+
+    def _positions_on(self, grid: tuple[int, int]) -> Tensor:
+        if grid not in self._resampled:
+            prefix = 0 if self.network.no_embed_class else self.network.num_prefix_tokens
+            self._resampled[grid] = resample_positions(self._positions, self._position_grid, grid, prefix_tokens=prefix)
+        return self._resampled[grid]
 
 
 class ConvolutionalBackbone(Backbone):
@@ -168,9 +192,9 @@ class ConvolutionalBackbone(Backbone):
         config = network.pretrained_cfg
         super().__init__(spec, network, 16, config["mean"], config["std"])
 
-    def _levels(self, images: Tensor) -> list[Tensor]:
+    def _levels(self, network: nn.Module, images: Tensor) -> list[Tensor]:
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
-        maps = self.network.forward_intermediates(images, indices=list(self.spec.blocks), intermediates_only=True)
+        maps = network.forward_intermediates(images, indices=list(self.spec.blocks), intermediates_only=True)
         return [
             F.adaptive_avg_pool2d(level, grid)
             if level.shape[-1] >= grid[1]
@@ -185,7 +209,7 @@ class ColourBackbone(Backbone):
     def __init__(self, spec: BackboneSpec):
         super().__init__(spec, nn.Identity(), 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-    def _levels(self, images: Tensor) -> list[Tensor]:
+    def _levels(self, _network: nn.Module, images: Tensor) -> list[Tensor]:
         grey = images.mean(1, keepdim=True)
         gradients = torch.cat([F.pad(grey.diff(dim=3).abs(), (0, 1)), F.pad(grey.diff(dim=2).abs(), (0, 0, 0, 1))], 1)
         mean = F.avg_pool2d(images, self.patch_size)

@@ -12,11 +12,12 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from neuralef.backbones import Precision
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
@@ -25,6 +26,11 @@ from neuralef.features import FeatureStore
 Method = Literal["kmeans", "kmeans_centred", "ours", "ours_star"]
 
 IMAGES_PER_PASS = 16
+
+LLOYD_PATCHES = 50_000
+"""Points that Lloyd's iterations see at most; the others enter by one pass of updates."""
+
+PATCHES_PER_UPDATE = 16_384
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,13 @@ def fit_kmeans(
 ) -> Centroids:
     """Lloyd's K-means from a k-means++ start, by scikit-learn.
 
+    Of more than :data:`LLOYD_PATCHES` points, that many are drawn for it; one pass of online mean updates over all
+    points follows, as in the official code. Memory beyond ``features`` does not grow with their number.
+
     Args:
         features: Shape ``(N, C)``, float32.
         num_clusters: The paper's K.
-        seed: Of the start.
+        seed: Of the start and of the draw.
         iterations: Lloyd iterations at most.
         restarts: Starts, of which the one of least inertia is kept.
 
@@ -60,11 +69,19 @@ def fit_kmeans(
     """
     if len(features) < num_clusters:
         raise InputError(f"{num_clusters} clusters were asked of {len(features)} patches; lower --clusters")
+    drawn = features
+    if len(features) > LLOYD_PATCHES:
+        drawn = features[np.sort(np.random.default_rng(seed).choice(len(features), LLOYD_PATCHES, replace=False))]
     model = KMeans(num_clusters, n_init=restarts, max_iter=iterations, random_state=seed)
     # Threads add their partial sums in the order they finish. With two the sum does not depend on it, so that equal
     # seeds give equal clusters on every machine.
     with threadpool_limits(limits=2, user_api="openmp"):
-        model.fit(features)
+        model.fit(drawn)
+        if drawn is not features:
+            start = model.cluster_centers_
+            model = MiniBatchKMeans(num_clusters, init=start, n_init=1, reassignment_ratio=0, random_state=seed)
+            for first in range(0, len(features), PATCHES_PER_UPDATE):
+                model.partial_fit(features[first : first + PATCHES_PER_UPDATE])
     return Centroids(model.cluster_centers_.astype(np.float32))
 
 
@@ -108,10 +125,11 @@ class EigenfunctionHead(ClusterHead):
     """Argmax of psi ("Ours")."""
 
     psi: Eigenfunctions
+    precision: Precision = "float32"
 
     @torch.inference_mode()
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
-        return self.psi(levels.flatten(1, 2)).unflatten(1, levels.shape[1:3])
+        return self.psi.head(hidden_features(self.psi, levels, self.precision))
 
     @property
     def num_clusters(self) -> int:  # noqa: D102
@@ -124,14 +142,26 @@ class HiddenKMeans(ClusterHead):
 
     psi: Eigenfunctions
     centroids: Centroids
+    precision: Precision = "float32"
 
     @torch.inference_mode()
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
-        return self.centroids.logits(self.psi.hidden(levels.flatten(1, 2))).unflatten(1, levels.shape[1:3])
+        return self.centroids.logits(hidden_features(self.psi, levels, self.precision))
 
     @property
     def num_clusters(self) -> int:  # noqa: D102
         return len(self.centroids.values)
+
+
+@torch.inference_mode()
+def hidden_features(psi: Eigenfunctions, levels: Tensor, precision: Precision) -> Tensor:
+    """What feeds psi's head, float32: ``(images, h, w, sum C)`` to ``(images, h, w, width)``.
+
+    ``precision`` is that of the blocks; logits and distances are left to float32, whose rounding decides no argmax.
+    """
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        hidden = psi.hidden(levels.flatten(1, 2))
+    return hidden.float().unflatten(1, levels.shape[1:3])
 
 
 def prepare_features(features: Tensor, mean: Tensor | None) -> Tensor:
@@ -154,12 +184,11 @@ def fit_hidden_kmeans(
 ) -> HiddenKMeans:
     """ "Ours*": K-means on psi's hidden features, fitted on training data."""
 
-    @torch.inference_mode()
-    def hidden(rows: slice) -> Tensor:
-        return psi.hidden(store.levels(rows).flatten(1, 2))
-
-    points = _sample(store, config, seed, hidden, progress=progress)
-    return HiddenKMeans(psi, fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations))
+    points = _sample(
+        store, config, seed, lambda rows: hidden_features(psi, store.levels(rows), config.precision), progress=progress
+    )
+    centroids = fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations)
+    return HiddenKMeans(psi, centroids, config.precision)
 
 
 def _passes(store: FeatureStore) -> list[slice]:
@@ -171,10 +200,13 @@ def _sample(store: FeatureStore, config: Config, seed: int, features_of, *, prog
     per_image = store.grid[0] * store.grid[1]
     kept = min(per_image, max(1, config.kmeans_patches // len(store)))
     rng = np.random.default_rng(seed)
-    parts = []
+    points, filled = np.empty((0, 0), dtype=np.float32), 0
     for rows in tqdm(_passes(store), desc="patches for K-means", unit="batch", disable=not progress):
-        features = features_of(rows).flatten(1, -2)  # (images, T, C)
+        features = features_of(rows).flatten(1, -2).numpy()  # (images, T, C)
+        if not filled:
+            points = np.empty((len(store) * kept, features.shape[-1]), dtype=np.float32)
         for image in features:
             chosen = np.sort(rng.choice(per_image, kept, replace=False))
-            parts.append(image[torch.from_numpy(chosen)].numpy())
-    return np.concatenate(parts)
+            points[filled : filled + kept] = image[chosen]
+            filled += kept
+    return points

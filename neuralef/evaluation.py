@@ -46,13 +46,16 @@ class Contingency:
         K, C = self.counts.shape
         if clusters.shape != labels.shape:
             raise ValueError(f"clusters have shape {clusters.shape}, labels {labels.shape}")
-        counted = labels != IGNORE_LABEL
-        cluster, label = clusters[counted].astype(np.int64), labels[counted].astype(np.int64)
-        if cluster.size and (cluster.min() < 0 or cluster.max() >= K or label.max() >= C):
-            raise ValueError(
-                f"cluster ids must be below {K} and class ids below {C}; got {cluster.max()}, {label.max()}"
-            )
-        self.counts += np.bincount(cluster * C + label, minlength=K * C).reshape(K, C)
+        if clusters.size and (clusters.min() < 0 or clusters.max() >= K):
+            raise ValueError(f"cluster ids must be below {K}; got {clusters.min()} .. {clusters.max()}")
+        # Ignored pixels get a column of their own, so that no pixel has to be picked out.
+        column = np.where(labels == IGNORE_LABEL, C, labels)
+        if labels.size and (column.min() < 0 or column.max() > C or (labels == C).any()):
+            found = sorted(set(labels.ravel().tolist()))
+            raise ValueError(f"class ids must be below {C}, or {IGNORE_LABEL}; got {found}")
+        cells = clusters.astype(np.intp) * (C + 1) + column
+        counts = np.bincount(cells.ravel(), minlength=K * (C + 1)).reshape(K, C + 1)
+        self.counts += counts[:, :C]
         self.images += 1
 
 

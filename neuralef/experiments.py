@@ -162,7 +162,7 @@ class Workbench:
     def _fit(self, method: Method, clusters: int, seed: int, config: Config) -> Fitted:
         psi = self.training(clusters, seed, config).psi if method in ("ours", "ours_star") else None
         if method == "ours":
-            return Fitted(EigenfunctionHead(psi), seconds=0.0)
+            return Fitted(EigenfunctionHead(psi, config.precision), seconds=0.0)
         path = cache_root() / "kmeans" / f"{self._kmeans_key(method, clusters, seed, config)}.safetensors"
         channels = self.train.channels[-1]
         if not path.is_file():
@@ -180,7 +180,7 @@ class Workbench:
         tensors, document = read_checked_tensors(path)
         centroids = Centroids(tensors["centroids"].numpy())
         head = (
-            HiddenKMeans(psi, centroids)
+            HiddenKMeans(psi, centroids, config.precision)
             if method == "ours_star"
             else FeatureKMeans(centroids, channels, tensors.get("mean"))
         )

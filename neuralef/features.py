@@ -14,6 +14,7 @@ the last chunk whose checksum holds. Every checksum is verified when a store is 
 import json
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -197,26 +198,43 @@ def _extract(
         unit="image",
         disable=not progress,
     )
-    with bar:
+
+    def read(start: int) -> Tensor:
+        images = [crop_image(dataset.image(image_id), crop_size) for image_id in ids[start : start + CHUNK]]
+        return to_tensor(np.stack(images))
+
+    def write(start: int, features: np.ndarray, images: Tensor, seconds: float) -> None:
+        rows = slice(start, start + len(features))
+        arrays["patches"][rows] = features
+        arrays["colours"][rows] = patch_colours(images, (side, side)).numpy()
+        for array in arrays.values():
+            array.flush()
+        manifest["chunks"].append(_digest(arrays, rows))
+        manifest["extract_s"] += seconds
+        write_json(folder / "manifest.json", manifest)
+        bar.update(len(features))
+
+    # While one chunk passes the backbone, the next is decoded and the one before is written, each by one thread.
+    with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        began = perf_counter()
+        upcoming, written = reader.submit(read, starts[0]) if starts else None, None
         for start in starts:
-            began = perf_counter()
-            chunk = ids[start : start + CHUNK]
-            images = to_tensor(np.stack([crop_image(dataset.image(image_id), crop_size) for image_id in chunk]))
+            images = upcoming.result()
+            if start + CHUNK < len(ids):
+                upcoming = reader.submit(read, start + CHUNK)
             with np.errstate(over="ignore"):  # refused below
                 features = backbone(images, precision=config.precision).numpy().astype(np.float16)
             if not np.isfinite(features).all():
-                raise InputError(
-                    f"features of images {chunk[0]} .. {chunk[-1]} exceed float16; use another level or norm"
-                )
-            rows = slice(start, start + len(chunk))
-            arrays["patches"][rows] = features
-            arrays["colours"][rows] = patch_colours(images, (side, side)).numpy()
-            for array in arrays.values():
-                array.flush()
-            manifest["chunks"].append(_digest(arrays, rows))
+                first, last = ids[start], ids[min(start + CHUNK, len(ids)) - 1]
+                raise InputError(f"features of images {first} .. {last} exceed float16; use another level or norm")
+            if written:
+                written.result()
+            now = perf_counter()
+            written = writer.submit(write, start, features, images, now - began)
+            began = now
+        if written:
+            written.result()
             manifest["extract_s"] += perf_counter() - began
-            write_json(folder / "manifest.json", manifest)
-            bar.update(len(chunk))
     manifest["complete"] = True
     write_json(folder / "manifest.json", manifest)
     log.info("features of %s/%s are in %s", dataset.name, split, folder)

@@ -25,9 +25,12 @@ The paper's published "beta = 0.08 at K = 256, 0.04 at K = 512" is w (``orthogon
 
 from dataclasses import dataclass
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+
+from neuralef import loops
 
 OFFICIAL_TRACE_SCALE = 0.01
 """t of the official code: squared column norm of its Psi."""
@@ -69,7 +72,8 @@ def neural_eigenfunction_objective(
     B, K = psi.shape
     if kernel.shape != (B, B):
         raise ValueError(f"kernel has shape {kernel.shape}, psi has {B} rows; both must be over the same patches")
-    product = torch.from_numpy(kernel @ psi.detach().float().numpy())  # (B, K); O(nnz * K)
+    values = np.ascontiguousarray(psi.detach().float().numpy())
+    product = torch.from_numpy(loops.sparse_product(kernel.indptr, kernel.indices, kernel.data, values))  # (B, K)
     stopped = product.T @ psi / B  # (K, K)
     rayleigh = stopped.diagonal()
     penalty = stopped.triu(1).square().sum()

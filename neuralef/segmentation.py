@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from neuralef import loops
 from neuralef.backbones import Backbone, Precision
 from neuralef.clustering import ClusterHead
 from neuralef.datasets.crops import crop_image
@@ -15,7 +15,7 @@ from neuralef.features import FeatureStore, to_tensor
 
 
 def cluster_map(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Up-sample the logits of one image bilinearly to pixels and take the argmax.
+    """Up-sample the logits of one image bilinearly to pixels and take the argmax; no up-sampled logits are kept.
 
     Args:
         logits: Shape ``(h, w, K)``.
@@ -24,10 +24,17 @@ def cluster_map(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     Returns:
         Cluster of every pixel, shape ``(H, W)``, uint16.
     """
-    # Contiguous planes, and max rather than argmax, which torch does not vectorise across rows: ten times faster.
-    planes = logits.permute(2, 0, 1).contiguous().unsqueeze(0)
-    pixels = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)
-    return pixels[0].max(dim=0).indices.numpy().astype(np.uint16)
+    clusters = np.zeros(size, dtype=np.uint16)
+    rows, columns = (_source_positions(pixels, patches) for pixels, patches in zip(size, logits.shape, strict=False))
+    loops.largest_of_upsampled(logits.contiguous().numpy(), *rows, *columns, clusters)
+    return clusters
+
+
+def _source_positions(pixels: int, patches: int) -> tuple[np.ndarray, np.ndarray]:
+    """Patch before each pixel and weight of the one after it, as ``F.interpolate`` without ``align_corners`` has it."""
+    position = np.maximum((np.arange(pixels) + 0.5) * (patches / pixels) - 0.5, 0)
+    before = np.floor(position).astype(np.int64)
+    return before, (position - before).astype(np.float32)
 
 
 @dataclass(frozen=True)

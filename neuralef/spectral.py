@@ -7,7 +7,7 @@ References:
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from neuralef.clustering import fit_kmeans
 from neuralef.errors import InputError
@@ -30,12 +30,36 @@ def principal_eigenvectors(kernel: sp.csr_array, num_eigenvectors: int) -> tuple
     N = kernel.shape[0]
     if not 1 <= num_eigenvectors < N:
         raise InputError(f"{num_eigenvectors} eigenvectors were asked of a kernel over {N} patches; ask for 1..{N - 1}")
-    start = np.random.default_rng(0).standard_normal(N)  # ARPACK's own start is random
-    values, vectors = eigsh(kernel.astype(np.float64), k=num_eigenvectors, which="LA", v0=start)
+    starts = np.random.default_rng(0).standard_normal((2, N))  # ARPACK's own start is random
+    kernel = kernel.astype(np.float64)
+    values, vectors = eigsh(kernel, k=num_eigenvectors, which="LA", v0=starts[0])
+    while (missed := _missed(kernel, values, vectors, starts[1])) is not None:
+        least = values.argmin()
+        values[least], vectors[:, least] = missed
     order = np.argsort(-values)
     values, vectors = values[order], vectors[:, order]
     largest = np.abs(vectors).argmax(axis=0)
     return values, vectors * np.sign(vectors[largest, np.arange(num_eigenvectors)])
+
+
+def _missed(
+    kernel: sp.csr_array, values: np.ndarray, vectors: np.ndarray, start: np.ndarray
+) -> tuple[float, np.ndarray] | None:
+    """An eigenpair above the least of ``values`` that is not among them, or ``None``.
+
+    A Krylov space holds one direction of the eigenspace of a multiple eigenvalue (as 1 is for a graph in several
+    parts); the others enter by rounding alone. With all known pairs moved down to the least of them, a missed one is
+    the largest that is left.
+    """
+    least = values.min()
+    rest = LinearOperator(
+        kernel.shape, lambda x: kernel @ x - vectors @ ((values - least) * (vectors.T @ x)), dtype=np.float64
+    )
+    (value,), vector = eigsh(rest, k=1, which="LA", v0=start, tol=1e-4)
+    if value <= least + 1e-4 * abs(values).max():
+        return None
+    (value,), vector = eigsh(rest, k=1, which="LA", v0=start)
+    return value, vector[:, 0]
 
 
 def laplacian_eigenvalues(kernel_eigenvalues: np.ndarray, pixel_weight: float) -> np.ndarray:

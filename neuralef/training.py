@@ -16,7 +16,9 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from neuralef.config import Config
@@ -25,7 +27,7 @@ from neuralef.errors import InputError
 from neuralef.features import FeatureStore
 from neuralef.files import read_checked_tensors, write_checked_tensors
 from neuralef.graph import kernel
-from neuralef.objective import neural_eigenfunction_objective
+from neuralef.objective import Objective, neural_eigenfunction_objective
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,11 @@ def new_psi(store: FeatureStore, config: Config, num_eigenfunctions: int, seed: 
     )
 
 
+def new_optimizer(psi: Eigenfunctions, config: Config) -> torch.optim.Optimizer:
+    """Adam without weight decay, as in the paper."""
+    return torch.optim.Adam(psi.parameters(), lr=config.learning_rate, fused=True)
+
+
 def train(
     store: FeatureStore,
     config: Config,
@@ -98,7 +105,7 @@ def train(
     """
     _check_sizes(store, config, num_eigenfunctions)
     psi = new_psi(store, config, num_eigenfunctions, seed).train()
-    optimizer = torch.optim.Adam(psi.parameters(), lr=config.learning_rate, fused=True)
+    optimizer = new_optimizer(psi, config)
     batch = min(config.batch_images, len(store))
     steps_per_epoch = len(store) // batch
     total = config.epochs * steps_per_epoch
@@ -147,19 +154,57 @@ def _train_step(
     rows, columns = slice(down, None, config.patch_stride), slice(right, None, config.patch_stride)
     levels = store.levels(chosen, rows, columns)  # (images, h, w, 3C)
     colours = store.colours(chosen, rows, columns)  # (images, h, w, 3)
-    kappa = kernel(
-        levels[..., -store.channels[-1] :],
+    noise = torch.Generator().manual_seed((seed + 1) << 32 | step)
+    kappa = kernel_of(levels[..., -store.channels[-1] :], colours, config)
+    objective = optimise(psi, optimizer, levels, kappa, config, temperature=temperature, noise=noise)
+    return Step(
+        step=step,
+        epoch=epoch,
+        loss=objective.loss.item(),
+        mean_rayleigh=objective.rayleigh.mean().item(),
+        penalty=objective.penalty.item(),
+        temperature=temperature,
+        learning_rate=rate,
+    )
+
+
+def kernel_of(features: Tensor, colours: Tensor, config: Config) -> sp.csr_array:
+    """:func:`neuralef.graph.kernel` with the settings of a configuration."""
+    return kernel(
+        features,
         colours,
         feature_neighbors=config.feature_neighbors,
         pixel_weight=config.pixel_weight,
         pixel_neighbors=config.pixel_neighbors,
         coordinate_weights=config.coordinate_weights,
     )
+
+
+def optimise(
+    psi: Eigenfunctions,
+    optimizer: torch.optim.Optimizer,
+    levels: Tensor,
+    kappa: sp.csr_array,
+    config: Config,
+    *,
+    temperature: float,
+    noise: torch.Generator,
+) -> Objective:
+    """One step on one batch: psi, Gumbel-Softmax and L2 batch norm (3.5), objective (Eq. 5), Adam.
+
+    Args:
+        psi: In training mode; its weights are changed.
+        optimizer: Of psi's parameters.
+        levels: All levels of the batch, shape ``(images, h, w, sum C)``.
+        kappa: Its kernel, shape ``(B, B)`` with ``B = images * h * w``.
+        config: Quantisation, objective and precision.
+        temperature: Of the Gumbel-Softmax.
+        noise: Source of its noise.
+    """
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
         logits = psi(levels.flatten(1, 2))
     values = logits.float().flatten(0, 1)  # (B, K)
     if config.quantise:
-        noise = torch.Generator().manual_seed((seed + 1) << 32 | step)
         values = gumbel_softmax(values, temperature=temperature, generator=noise)
     objective = neural_eigenfunction_objective(
         l2_batch_norm(values),
@@ -170,15 +215,7 @@ def _train_step(
     optimizer.zero_grad(set_to_none=True)
     objective.loss.backward()
     optimizer.step()
-    return Step(
-        step=step,
-        epoch=epoch,
-        loss=objective.loss.item(),
-        mean_rayleigh=objective.rayleigh.mean().item(),
-        penalty=objective.penalty.item(),
-        temperature=temperature,
-        learning_rate=rate,
-    )
+    return objective
 
 
 def _epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:

@@ -38,6 +38,21 @@ def test_kmeans_is_scikit_learns_and_repeats_exactly():
     np.testing.assert_array_equal(ours.values, clustering.fit_kmeans(points, 7, seed=3).values)
 
 
+def test_many_points_are_as_well_clustered_as_by_lloyd_alone(monkeypatch):
+    rng = np.random.default_rng(0)
+    centres = 4 * rng.standard_normal((6, 5), dtype=np.float32)
+    points = centres[rng.integers(0, 6, 4000)] + rng.standard_normal((4000, 5), dtype=np.float32)
+    before = points.copy()
+    lloyd = KMeans(6, n_init=1, random_state=0).fit(points).inertia_
+    monkeypatch.setattr(clustering, "LLOYD_PATCHES", 500)
+    monkeypatch.setattr(clustering, "PATCHES_PER_UPDATE", 300)
+    found = clustering.fit_kmeans(points, 6, seed=0)
+    inertia = ((points - found.values[found.assign(points)]) ** 2).sum()
+    assert inertia < 1.01 * lloyd
+    np.testing.assert_array_equal(points, before)
+    np.testing.assert_array_equal(found.values, clustering.fit_kmeans(points, 6, seed=0).values)
+
+
 def test_more_clusters_than_patches_are_refused():
     with pytest.raises(InputError, match="8 clusters were asked of 5 patches"):
         clustering.fit_kmeans(np.zeros((5, 2), np.float32), 8, seed=0)

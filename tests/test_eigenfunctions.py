@@ -7,6 +7,7 @@ from neuralef.eigenfunctions import (
     Eigenfunctions,
     LinearAttention,
     OrthonormalRows,
+    PositiveFeatures,
     Standardise,
     gumbel_softmax,
     l2_batch_norm,
@@ -24,6 +25,17 @@ def test_linear_attention_equals_the_quadratic_form():
     q, k, v = attention.qkv(x)[0].split(128, dim=-1)
     heads = [softmax_free_attention(q[:, part], k[:, part], v[:, part]) for part in (slice(0, 64), slice(64, 128))]
     torch.testing.assert_close(attention(x)[0], attention.out(torch.cat(heads, dim=-1)), rtol=1e-4, atol=1e-5)
+
+
+def test_positive_features_are_elu_plus_one_with_its_gradient():
+    x = torch.cat([torch.linspace(-30, 30, 61), torch.tensor([-1e-3, 0.0, 1e-3])]).double().requires_grad_()
+    torch.testing.assert_close(PositiveFeatures.apply(x), F.elu(x) + 1)
+    torch.testing.assert_close(
+        torch.autograd.grad(PositiveFeatures.apply(x).square().sum(), x),
+        torch.autograd.grad((F.elu(x) + 1).square().sum(), x),
+    )
+    away_from_the_kink = torch.randn(20, generator=seeded(), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(PositiveFeatures.apply, away_from_the_kink)
 
 
 def test_permuting_patches_permutes_the_logits():

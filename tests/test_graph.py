@@ -26,11 +26,11 @@ def test_feature_graph_is_equation_2(neighbors):
     )
 
 
-@pytest.mark.parametrize("slab", [1, 7, 1000])
-def test_neighbours_do_not_depend_on_the_slab(slab):
+@pytest.mark.parametrize("block", [(1, 1), (7, 3), (5, 40), (1000, 10)])
+def test_neighbours_do_not_depend_on_the_block(block):
     flat = patches()[0].flatten(0, 2)
     whole = graph.nearest_neighbors(flat, 5)
-    found = graph.nearest_neighbors(flat, 5, rows_per_slab=slab)
+    found = graph.nearest_neighbors(flat, 5, block=block)
     assert [set(row.tolist()) for row in found[0]] == [set(row.tolist()) for row in whole[0]]
 
 

@@ -34,6 +34,15 @@ def test_eigenvectors_are_orthonormal_with_a_fixed_sign():
     np.testing.assert_array_equal(vectors, spectral.principal_eigenvectors(kappa, 6)[1])
 
 
+@pytest.mark.parametrize(("parts", "number"), [(12, 12), (12, 5), (40, 45)])
+def test_no_copy_of_a_multiple_eigenvalue_is_missed(parts, number):
+    # Complete graphs of three nodes: eigenvalue 1 once for each, -1/2 for the rest.
+    triangle = (np.ones((3, 3)) - np.eye(3)) / 2
+    values, vectors = spectral.principal_eigenvectors(sp.csr_array(sp.block_diag([triangle] * parts)), number)
+    np.testing.assert_allclose(values, np.where(np.arange(number) < parts, 1.0, -0.5), atol=1e-8)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(number), atol=1e-7)
+
+
 def test_laplacian_and_kernel_share_their_eigenvectors():
     kappa, _ = planted_kernel()
     values, _ = spectral.principal_eigenvectors(kappa, 5)

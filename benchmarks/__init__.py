@@ -1,0 +1,1 @@
+"""Speed and memory beside a plain implementation of the same thing, both measured in one run: ``make bench``."""

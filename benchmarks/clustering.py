@@ -1,0 +1,95 @@
+"""K-means on a million patches against scikit-learn's MiniBatchKMeans; counting pixels."""
+
+from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from sklearn.cluster import MiniBatchKMeans
+
+from benchmarks import inputs
+from benchmarks.harness import Row, less_is_better, measure, more_is_better
+from neuralef.clustering import Centroids, fit_kmeans
+from neuralef.evaluation import Contingency
+
+NAME = "clustering"
+PATCHES = 1_000_000
+MEMORY_LIMIT_MB = 2000  # of the whole process, patches included
+MEGAPIXELS = 20
+PIXELS_PER_CORE = 100  # megapixels a second
+
+
+def run() -> Iterator[Row]:
+    """Time, inertia and memory for two K; megapixels a second."""
+    with TemporaryDirectory() as folder:
+        np.save(f"{folder}/points.npy", _points())
+        for K in (64, 256):
+            theirs, ours = (measure(side, folder, K, repeats=1) for side in (minibatch, sample_and_pass))
+            case = f"{PATCHES:,} patches x 384, K = {K}"
+            yield less_is_better(NAME, case, "time, s", "MiniBatchKMeans", (theirs.seconds, ours.seconds), 1)
+            inertia = tuple(_inertia(folder, side.result) for side in (theirs, ours))
+            yield less_is_better(NAME, case, "inertia a patch", "MiniBatchKMeans", inertia, 1)
+            yield less_is_better(
+                NAME, case, "memory of the process, MB", "limit", (MEMORY_LIMIT_MB, ours.process_mb), 1
+            )
+    for K, classes in ((64, 8), (256, 59), (512, 150)):
+        ours = measure(counting, K, classes)
+        rates = (PIXELS_PER_CORE, MEGAPIXELS / ours.seconds)
+        case = f"contingency {K} x {classes}, one thread"
+        yield more_is_better(NAME, case, "megapixels a second", "asked", rates, 1)
+
+
+def minibatch(folder: str, K: int) -> Callable[[], np.ndarray]:
+    """scikit-learn's own answer to many points, as it comes."""
+    points = np.load(f"{folder}/points.npy")
+    return lambda: MiniBatchKMeans(K, n_init=1, random_state=0).fit(points).cluster_centers_
+
+
+def sample_and_pass(folder: str, K: int) -> Callable[[], np.ndarray]:
+    """Ours."""
+    points = np.load(f"{folder}/points.npy")
+    return lambda: fit_kmeans(points, K, seed=0, iterations=30).values
+
+
+def counting(K: int, classes: int) -> Callable[[], int]:
+    """Contingency of full HD maps with regions and some ignored pixels."""
+    torch.set_num_threads(1)
+    generator = np.random.default_rng(0)
+    blocks = (20, 36, 60)  # images, and blocks of 16 x 16 pixels: 20 megapixels
+    clusters = generator.integers(0, K, blocks, dtype=np.uint16).repeat(16, 1).repeat(32, 2)
+    labels = generator.integers(0, classes, blocks, dtype=np.uint8).repeat(16, 1).repeat(32, 2)
+    labels[:, :20] = 255
+    share = MEGAPIXELS * 1e6 / clusters.size
+    images = int(round(len(clusters) * share))
+    clusters, labels = clusters[:images], labels[:images]
+
+    def count() -> int:
+        table = Contingency(K, classes)
+        for of_image, truth in zip(clusters, labels, strict=True):
+            table.add(of_image, truth)
+        return int(table.counts.sum())
+
+    return count
+
+
+def _points() -> np.ndarray:
+    """Patches of the training photographs, drawn with replacement and moved by a little noise: no two are equal."""
+    store = inputs.study().bench.train
+    flat = store.patches.reshape(-1, store.patches.shape[-1])[:, -store.channels[-1] :]
+    generator = np.random.default_rng(0)
+    points = np.empty((PATCHES, store.channels[-1]), dtype=np.float32)
+    for start in range(0, PATCHES, 50_000):
+        chosen = np.sort(generator.integers(0, len(flat), min(50_000, PATCHES - start)))
+        noise = generator.standard_normal((len(chosen), points.shape[1]), dtype=np.float32)
+        points[start : start + len(chosen)] = flat[chosen] + 0.1 * noise
+    return points[generator.permutation(PATCHES)]
+
+
+def _inertia(folder: str, centres: np.ndarray) -> float:
+    """Mean squared distance of a patch to its nearest centre."""
+    centroids, total = Centroids(centres.astype(np.float32)), 0.0
+    points = np.load(f"{folder}/points.npy", mmap_mode="r")
+    for start in range(0, PATCHES, 50_000):
+        part = np.array(points[start : start + 50_000])
+        total += float(((part - centroids.values[centroids.assign(part)]) ** 2).sum(dtype=np.float64))
+    return total / PATCHES

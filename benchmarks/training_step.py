@@ -1,0 +1,137 @@
+"""Kernel and objective, forward and backward, against the dense formulas; then the same with psi around them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import inputs, plain
+from benchmarks.harness import Row, less_is_better, measure
+from neuralef.config import Config, load_profile
+from neuralef.eigenfunctions import Eigenfunctions, l2_batch_norm
+from neuralef.objective import neural_eigenfunction_objective
+from neuralef.training import kernel_of, new_optimizer, optimise
+
+NAME = "training_step"
+PAPER = Config()
+QUICK = load_profile("quick").config
+CHANNELS = 384  # of the high level, the last of three
+
+# Patches of a batch: images, patches of a side. The last is the paper's: 16 crops of 480 x 480, patches of 16 pixels.
+BATCHES = {2048: (8, 16), 4096: (16, 16), 8192: (32, 16), 14400: (16, 30)}
+CLUSTERS = (64, 256)
+TARGETS = {8192: (6, 8), 14400: (8, float("nan"))}
+MEMORY_LIMIT_MB = 400  # at 14,400 patches
+
+
+def run() -> Iterator[Row]:
+    """Time and peak memory at each batch and K, the agreement of losses and gradients, and the growth of memory."""
+    with TemporaryDirectory() as folder:
+        for B, (images, side) in BATCHES.items():
+            levels, colours = inputs.patches(images, side)
+            np.save(f"{folder}/levels-{B}.npy", levels)
+            np.save(f"{folder}/colours-{B}.npy", colours)
+        peaks = {}
+        for B in BATCHES:
+            for K in CLUSTERS:
+                theirs, ours = (measure(side, folder, B, K) for side in (dense_step, sparse_step))
+                case = f"kernel and objective, B = {B}, K = {K}"
+                faster, smaller = TARGETS.get(B, (float("nan"), float("nan")))
+                yield less_is_better(NAME, case, "time, s", "dense", (theirs.seconds, ours.seconds), faster)
+                yield less_is_better(NAME, case, "peak memory, MB", "dense", (theirs.peak_mb, ours.peak_mb), smaller)
+                yield from _agreement(case, theirs.result, ours.result)
+                peaks[B, K] = ours.peak_mb
+        for K in CLUSTERS:
+            case = f"kernel and objective, B = 14400, K = {K}"
+            yield less_is_better(NAME, case, "peak memory, MB", "limit", (MEMORY_LIMIT_MB, peaks[14400, K]), 1)
+            growth = (14400 / 2048, peaks[14400, K] / peaks[2048, K])
+            yield less_is_better(NAME, f"B = 2048 to 14400, K = {K}", "growth of memory", "growth of B", growth, 1)
+        for B in BATCHES:
+            theirs, ours = (measure(side, folder, B, 64) for side in (plain_whole_step, whole_step))
+            case = f"whole step with psi of profile quick, B = {B}, K = 64"
+            yield less_is_better(NAME, case, "time, s", "dense, float32", (theirs.seconds, ours.seconds))
+            yield less_is_better(NAME, case, "peak memory, MB", "dense, float32", (theirs.peak_mb, ours.peak_mb))
+
+
+def dense_step(folder: str, B: int, K: int) -> Callable[[], tuple[float, np.ndarray]]:
+    """The literal side: loss and gradient with respect to psi's outputs."""
+    levels, colours, outputs = _batch(folder, B, K)
+    features = levels[..., -CHANNELS:]
+
+    def step() -> tuple[float, np.ndarray]:
+        kernel = plain.dense_kernel(features, colours, PAPER)
+        loss = plain.dense_objective(l2_batch_norm(outputs), kernel, **_weights(K))
+        return loss.item(), torch.autograd.grad(loss, outputs)[0].numpy()
+
+    return step
+
+
+def sparse_step(folder: str, B: int, K: int) -> Callable[[], tuple[float, np.ndarray]]:
+    """Ours."""
+    levels, colours, outputs = _batch(folder, B, K)
+    features = levels[..., -CHANNELS:]
+    _compile()
+
+    def step() -> tuple[float, np.ndarray]:
+        kernel = kernel_of(features, colours, PAPER)
+        loss = neural_eigenfunction_objective(l2_batch_norm(outputs), kernel, **_weights(K)).loss
+        return loss.item(), torch.autograd.grad(loss, outputs)[0].numpy()
+
+    return step
+
+
+def plain_whole_step(folder: str, B: int, K: int) -> Callable[[], float]:
+    """A training step with the dense formulas, psi in float32 and Adam as they come."""
+    levels, colours, _ = _batch(folder, B, K)
+    psi = plain.plain_psi(levels.shape[-1], K, QUICK, seed=0)
+    optimizer = torch.optim.Adam(psi.parameters(), lr=PAPER.learning_rate)
+    return lambda: plain.training_step(psi, optimizer, levels, colours, PAPER, **_weights(K))
+
+
+def whole_step(folder: str, B: int, K: int) -> Callable[[], float]:
+    """Ours: the same psi in bfloat16, as ``quick`` trains it."""
+    levels, colours, _ = _batch(folder, B, K)
+    config = replace(PAPER, width=QUICK.width, depth=QUICK.depth, mlp_ratio=QUICK.mlp_ratio, precision="bfloat16")
+    psi = Eigenfunctions(
+        levels.shape[-1],
+        K,
+        width=config.width,
+        depth=config.depth,
+        mlp_ratio=config.mlp_ratio,
+        generator=torch.Generator().manual_seed(0),
+    )
+    optimizer = new_optimizer(psi, config)
+    _compile()
+
+    def step() -> float:
+        kappa = kernel_of(levels[..., -CHANNELS:], colours, config)
+        noise = torch.Generator().manual_seed(0)
+        return optimise(psi, optimizer, levels, kappa, config, temperature=1.0, noise=noise).loss.item()
+
+    return step
+
+
+def _batch(folder: str, B: int, K: int) -> tuple[Tensor, Tensor, Tensor]:
+    levels, colours = (torch.from_numpy(np.load(f"{folder}/{name}-{B}.npy")) for name in ("levels", "colours"))
+    outputs = torch.randn(B, K, generator=torch.Generator().manual_seed(0)).softmax(dim=1).requires_grad_()
+    return levels, colours, outputs
+
+
+def _weights(K: int) -> dict[str, float]:
+    return {"orthogonality_weight": PAPER.orthogonality_weight_for(K), "trace_scale": PAPER.trace_scale}
+
+
+def _compile() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kappa = kernel_of(torch.rand(2, 30, 30, 8, generator=generator), torch.rand(2, 30, 30, 3), PAPER)
+    neural_eigenfunction_objective(torch.rand(1800, 4, generator=generator), kappa, **_weights(4))
+
+
+def _agreement(case: str, theirs: tuple[float, np.ndarray], ours: tuple[float, np.ndarray]) -> Iterator[Row]:
+    loss = abs(ours[0] / theirs[0] - 1)
+    gradient = np.abs(ours[1] - theirs[1]).max() / np.abs(theirs[1]).max()
+    yield less_is_better(NAME, case, "relative difference of the loss", "allowed", (1e-5, max(loss, 1e-12)), 1)
+    yield less_is_better(NAME, case, "largest difference of a gradient", "allowed", (1e-5, max(gradient, 1e-12)), 1)

@@ -1,0 +1,179 @@
+"""The inner loops that no library offers, compiled by numba: nearest neighbours, the sparse product, cluster maps.
+
+They are plain loops over arrays, and everything that means something stands in the modules that call them; the slow
+versions they are tested against are in ``tests/reference.py``. The first call on a machine compiles for some seconds,
+later processes load the result from disk. Two threads never write to the same row, so results do not depend on how many
+there are.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+SCANNED_TOGETHER = 16
+"""Similarities compared in one go; where none of them is near, none is looked at again."""
+
+COLUMNS_PER_TASK = 16
+"""Columns of a block turned into lines together: one cache line of each of its rows."""
+
+
+@njit(cache=True)
+def keep_largest(values, indices, length, kept):
+    """Move the ``kept`` largest of ``values[:length]`` to the front, with their ``indices`` (Hoare's quickselect)."""
+    left, right = 0, length - 1
+    while left < right:
+        pivot = values[(left + right) >> 1]
+        i, j = left, right
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                indices[i], indices[j] = indices[j], indices[i]
+                i += 1
+                j -= 1
+        if kept - 1 <= j:
+            right = j
+        elif kept - 1 >= i:
+            left = i
+        else:
+            return
+
+
+@njit(cache=True)
+def _offer(line, first, own, values, indices, length, threshold, neighbors):
+    """Add the entries of ``line`` above the threshold to the candidates of one patch; see :func:`offer_block`.
+
+    Entry c belongs to patch ``first + c``; ``own`` is the patch itself. A list about to overflow is cut back to its
+    ``neighbors`` largest, which raises the threshold.
+    """
+    for start in range(0, len(line), SCANNED_TOGETHER):
+        stop = min(start + SCANNED_TOGETHER, len(line))
+        above = 0
+        for c in range(start, stop):
+            above += line[c] > threshold
+        if above == 0:
+            continue
+        if length + SCANNED_TOGETHER > len(values):
+            keep_largest(values, indices, length, neighbors)
+            length = neighbors
+            threshold = values[:neighbors].min()
+        for c in range(start, stop):  # every entry is written, but only a near one is kept: no branch to mispredict
+            values[length] = line[c]
+            indices[length] = first + c
+            length += (line[c] > threshold) & (first + c != own)
+    return length, threshold
+
+
+@njit(parallel=True, cache=True)
+def offer_block(block, row, column, values, indices, lengths, thresholds, neighbors):
+    """Offer a block of the symmetric similarity matrix to the candidate lists of the patches of its rows.
+
+    Args:
+        block: Similarities of patches ``row ..`` with patches ``column ..``, float32 ``(R, C)``.
+        row: First patch of the rows.
+        column: First patch of the columns.
+        values: Candidates of every patch, float32 ``(N, capacity)``; changed in place, as the three below.
+        indices: Which patches they are, int32 ``(N, capacity)``.
+        lengths: Candidates so far, int64 ``(N,)``.
+        thresholds: What a new candidate must exceed, float32 ``(N,)``.
+        neighbors: How many are wanted in the end, at most ``capacity - SCANNED_TOGETHER``.
+    """
+    for r in prange(block.shape[0]):
+        u = row + r
+        lengths[u], thresholds[u] = _offer(
+            block[r], column, u, values[u], indices[u], lengths[u], thresholds[u], neighbors
+        )
+
+
+@njit(parallel=True, cache=True)
+def offer_block_transposed(block, row, column, values, indices, lengths, thresholds, neighbors):
+    """:func:`offer_block` to the patches of its columns; the block must not touch the diagonal."""
+    R, C = block.shape
+    for task in prange((C + COLUMNS_PER_TASK - 1) // COLUMNS_PER_TASK):
+        first = task * COLUMNS_PER_TASK
+        width = min(COLUMNS_PER_TASK, C - first)
+        lines = np.empty((COLUMNS_PER_TASK, R), dtype=np.float32)
+        for r in range(R):
+            for c in range(width):
+                lines[c, r] = block[r, first + c]
+        for c in range(width):
+            v = column + first + c
+            lengths[v], thresholds[v] = _offer(
+                lines[c], row, v, values[v], indices[v], lengths[v], thresholds[v], neighbors
+            )
+
+
+@njit(parallel=True, cache=True)
+def keep_largest_of_rows(values, indices, lengths, kept):
+    """:func:`keep_largest` of every row."""
+    for u in prange(len(lengths)):
+        keep_largest(values[u], indices[u], lengths[u], kept)
+
+
+@njit(parallel=True, cache=True)
+def sparse_product(indptr, indices, data, dense):
+    """A CSR matrix times a dense one.
+
+    Args:
+        indptr: Start of every row, ``(N + 1,)``.
+        indices: Columns, ``(nnz,)``.
+        data: Entries, float32 ``(nnz,)``.
+        dense: Float32 ``(M, K)``, C-contiguous.
+
+    Returns:
+        Float32 ``(N, K)``.
+    """
+    N, K = len(indptr) - 1, dense.shape[1]
+    product = np.zeros((N, K), dtype=np.float32)
+    for u in prange(N):
+        for entry in range(indptr[u], indptr[u + 1]):
+            weight, v = data[entry], indices[entry]
+            for j in range(K):
+                product[u, j] += weight * dense[v, j]
+    return product
+
+
+@njit(parallel=True, cache=True)
+def largest_of_upsampled(logits, rows, row_weights, columns, column_weights, clusters):
+    """Argmax over the clusters of bilinearly up-sampled logits, without up-sampling them all.
+
+    Between four neighbouring patches every logit stays within its four values. So a cluster whose largest is below the
+    smallest of another one wins nowhere there; of K clusters, a few are left to be interpolated.
+
+    Args:
+        logits: Float32 ``(h, w, K)``.
+        rows: Patch row above each pixel row, ascending, int64 ``(H,)``.
+        row_weights: Weight of the patch row below it, float32 ``(H,)``.
+        columns: Patch column left of each pixel column, ascending, int64 ``(W,)``.
+        column_weights: Weight of the patch column right of it, float32 ``(W,)``.
+        clusters: The result, uint16 ``(H, W)``; filled in place.
+    """
+    h, w, K = logits.shape
+    row_starts = np.searchsorted(rows, np.arange(h + 1))
+    column_starts = np.searchsorted(columns, np.arange(w + 1))
+    for i in prange(h):
+        below = min(i + 1, h - 1)
+        top, bottom = row_starts[i], row_starts[i + 1]
+        best = np.empty((bottom - top, len(columns)), dtype=np.float32)
+        best[:] = -np.inf
+        for j in range(w):
+            right = min(j + 1, w - 1)
+            a, b, c, d = logits[i, j], logits[i, right], logits[below, j], logits[below, right]
+            sure = np.float32(-np.inf)
+            for k in range(K):
+                sure = max(sure, min(min(a[k], b[k]), min(c[k], d[k])))
+            for k in range(K):
+                if max(max(a[k], b[k]), max(c[k], d[k])) < sure:
+                    continue
+                for y in range(top, bottom):
+                    down = row_weights[y]
+                    left_value = (1 - down) * a[k] + down * c[k]
+                    right_value = (1 - down) * b[k] + down * d[k]
+                    for x in range(column_starts[j], column_starts[j + 1]):
+                        across = column_weights[x]
+                        value = (1 - across) * left_value + across * right_value
+                        if value > best[y - top, x]:
+                            best[y - top, x] = value
+                            clusters[y, x] = k
