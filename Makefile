@@ -1,9 +1,9 @@
-# make reproduce | make test | make report | make lint | make lab      PROFILE=quick by default
+# make reproduce | make test | make report | make bench | make lint | make lab      PROFILE=quick by default
 PYTHON  ?= python3
 PROFILE ?= quick
 BIN     := .venv/bin
 
-.PHONY: setup reproduce test report lint lab
+.PHONY: setup reproduce test report bench lint lab
 
 setup: .venv/.ready
 
@@ -22,10 +22,13 @@ test: setup
 report: setup
 	$(BIN)/neuralef report --profile $(PROFILE)
 
+bench: setup
+	$(BIN)/python -m benchmarks $(BENCH)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pylint --disable=all --enable=duplicate-code neuralef
+	$(BIN)/pylint --disable=all --enable=duplicate-code neuralef benchmarks
 
 lab: setup
 	$(BIN)/python -m ipykernel install --sys-prefix --name neuralef --display-name "Python (neuralef)"

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from tqdm.auto import tqdm
 
+from benchmarks import hot_spots
 from benchmarks.harness import table, write_rows
 from neuralef.paths import results_root
 
@@ -30,8 +31,10 @@ def main(
         for row in import_module(f"benchmarks.{name}").run():
             rows.append(row)
             tqdm.write(table([row]).to_string(index=False, header=len(rows) == 1))
-        page = write_rows(folder, name, rows)
-    typer.echo(f"benchmarks are in {page}")
+        write_rows(folder, name, rows)
+    if not names:
+        hot_spots.write(folder)
+    typer.echo(f"benchmarks are in {folder / 'benchmarks.md'}")
 
 
 if __name__ == "__main__":

@@ -55,13 +55,10 @@ def counting(K: int, classes: int) -> Callable[[], int]:
     """Contingency of full HD maps with regions and some ignored pixels."""
     torch.set_num_threads(1)
     generator = np.random.default_rng(0)
-    blocks = (20, 36, 60)  # images, and blocks of 16 x 16 pixels: 20 megapixels
-    clusters = generator.integers(0, K, blocks, dtype=np.uint16).repeat(16, 1).repeat(32, 2)
-    labels = generator.integers(0, classes, blocks, dtype=np.uint8).repeat(16, 1).repeat(32, 2)
+    blocks = (MEGAPIXELS, 20, 20)  # images of one megapixel, regions of 50 x 50 pixels
+    clusters = generator.integers(0, K, blocks, dtype=np.uint16).repeat(50, 1).repeat(50, 2)
+    labels = generator.integers(0, classes, blocks, dtype=np.uint8).repeat(50, 1).repeat(50, 2)
     labels[:, :20] = 255
-    share = MEGAPIXELS * 1e6 / clusters.size
-    images = int(round(len(clusters) * share))
-    clusters, labels = clusters[:images], labels[:images]
 
     def count() -> int:
         table = Contingency(K, classes)

@@ -163,8 +163,9 @@ def pixel_graph(
         distance = torch.cdist(points, points)  # (M, T, T)
         distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         nearest = distance.topk(k, dim=2, largest=False, sorted=False).indices + torch.arange(0, M * T, T).view(M, 1, 1)
+        rows = np.arange(0, M * T * k + 1, k, dtype=np.int32)
         ones = np.ones(M * T * k, dtype=np.float32)
-        links = links + sp.csr_array((ones, nearest.numpy().ravel(), np.arange(0, M * T * k + 1, k)), shape=links.shape)
+        links = links + sp.csr_array((ones, nearest.int().numpy().ravel(), rows), shape=links.shape)
     links = links + links.T.tocsr()
     links.data[:] = 1.0
     return links

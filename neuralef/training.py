@@ -122,7 +122,7 @@ def train(
     )
     for step in bar:
         epoch, position = divmod(step, steps_per_epoch)
-        chosen = _epoch_order(len(store), seed, epoch)[position * batch :][:batch]
+        chosen = epoch_order(len(store), seed, epoch)[position * batch :][:batch]
         report = _train_step(
             psi, optimizer, store, np.sort(chosen), config, seed=seed, step=step, epoch=epoch, total=total
         )
@@ -218,7 +218,8 @@ def optimise(
     return objective
 
 
-def _epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch takes the images, a permutation of ``0 .. images - 1``."""
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 

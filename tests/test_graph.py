@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import dense_feature_graph, dense_normalized_adjacency, dense_pixel_graph
@@ -32,6 +33,34 @@ def test_neighbours_do_not_depend_on_the_block(block):
     whole = graph.nearest_neighbors(flat, 5)
     found = graph.nearest_neighbors(flat, 5, block=block)
     assert [set(row.tolist()) for row in found[0]] == [set(row.tolist()) for row in whole[0]]
+
+
+@pytest.mark.parametrize(("N", "neighbors"), [(700, 3), (700, 40), (1300, 100), (700, 699)])
+def test_neighbours_are_those_of_the_whole_similarity_matrix(N, neighbors):
+    flat = torch.randn(N, 12, generator=torch.Generator().manual_seed(N))
+    similarity = F.normalize(flat, dim=1) @ F.normalize(flat, dim=1).T
+    similarity.fill_diagonal_(-torch.inf)
+    expected = similarity.topk(neighbors, dim=1)
+    indices, cosines = graph.nearest_neighbors(flat, neighbors)
+    torch.testing.assert_close(cosines.sort(dim=1, descending=True).values, expected.values)
+    assert [set(row.tolist()) for row in indices] == [set(row.tolist()) for row in expected.indices]
+
+
+def test_a_patch_whose_first_threshold_was_too_high_still_finds_its_neighbours():
+    """Every sampled patch lies near patch 1, which so expects far more near ones than there are."""
+    flat = torch.randn(800, 30, generator=torch.Generator().manual_seed(0))
+    flat[:: graph.SAMPLE_EVERY] = flat[1] + 0.01 * torch.randn(50, 30, generator=torch.Generator().manual_seed(1))
+    similarity = F.normalize(flat, dim=1) @ F.normalize(flat, dim=1).T
+    similarity.fill_diagonal_(-torch.inf)
+    indices, _ = graph.nearest_neighbors(flat, 200)
+    assert set(indices[1].tolist()) == set(similarity[1].topk(200).indices.tolist())
+
+
+def test_features_that_are_not_numbers_are_refused():
+    flat = patches()[0].flatten(0, 2)
+    flat[3, 2] = torch.nan
+    with pytest.raises(InputError, match="not all finite"):
+        graph.nearest_neighbors(flat, 3)
 
 
 def test_pixel_graph_is_equation_3():

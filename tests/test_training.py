@@ -76,9 +76,9 @@ def test_a_corrupted_checkpoint_is_named(store, tmp_path):
 
 
 def test_every_image_enters_once_an_epoch(store):
-    order = training._epoch_order(len(store), seed=0, epoch=0)
+    order = training.epoch_order(len(store), seed=0, epoch=0)
     assert sorted(order) == list(range(len(store)))
-    assert not np.array_equal(order, training._epoch_order(len(store), seed=0, epoch=1))
+    assert not np.array_equal(order, training.epoch_order(len(store), seed=0, epoch=1))
 
 
 def test_training_raises_the_rayleigh_quotients(store):

@@ -1,0 +1,69 @@
+"""The plain side of the benchmarks computes what ours computes, and the table says what was measured."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import harness, plain
+from neuralef.config import Config
+from neuralef.eigenfunctions import l2_batch_norm
+from neuralef.objective import neural_eigenfunction_objective
+from neuralef.training import kernel_of
+
+CONFIG = Config(feature_neighbors=12, pixel_neighbors=(5, 3))
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, 6, 7, 10, generator=generator), torch.rand(3, 6, 7, 3, generator=generator)
+
+
+def test_dense_kernel_is_the_sparse_one(batch):
+    dense = plain.dense_kernel(*batch, CONFIG)
+    torch.testing.assert_close(torch.from_numpy(kernel_of(*batch, CONFIG).toarray()), dense)
+
+
+def test_dense_objective_has_the_loss_and_the_gradient_of_ours(batch):
+    weights = {"orthogonality_weight": 3.0, "trace_scale": 0.01}
+    outputs = torch.randn(126, 5, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    dense = plain.dense_objective(l2_batch_norm(outputs), plain.dense_kernel(*batch, CONFIG), **weights)
+    ours = neural_eigenfunction_objective(l2_batch_norm(outputs), kernel_of(*batch, CONFIG), **weights).loss
+    torch.testing.assert_close(ours, dense)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, outputs)[0] for loss in (ours, dense)))
+
+
+def test_a_plain_training_step_lowers_the_loss(batch):
+    levels = batch[0][..., :9]
+    psi = plain.plain_psi(9, 4, Config(width=16), seed=0)
+    optimizer = torch.optim.Adam(psi.parameters(), lr=1e-2)
+    weights = {"orthogonality_weight": 0.1, "trace_scale": 0.01}
+    losses = [plain.training_step(psi, optimizer, levels, batch[1], CONFIG, **weights) for _ in range(30)]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def hundred_megabytes():
+    return lambda: len(np.ones(100_000_000, dtype=np.uint8))
+
+
+def test_a_side_is_measured_in_a_process_of_its_own():
+    measured = harness.measure(hundred_megabytes, repeats=1)
+    assert measured.result == 100_000_000
+    assert 95 < measured.peak_mb < 130
+    assert measured.process_mb > measured.peak_mb
+    assert measured.seconds > 0
+
+
+def test_rows_survive_the_file_and_the_page_shows_both_sides(tmp_path):
+    rows = [
+        harness.less_is_better("made_up", "B = 2", "time, s", "plain", (6.0, 2.0), 2.5),
+        harness.more_is_better("made_up", "B = 2", "images a second", "backbone", (10.0, 8.0), 0.85),
+        harness.less_is_better("made_up", "B = 4", "time, s", "plain", (6.0, 2.0)),
+    ]
+    page = harness.write_rows(tmp_path, "made_up", rows)
+    read, machine = harness.read_rows(tmp_path / "made_up.csv")
+    assert [row.verdict for row in read] == ["met", "missed", ""]
+    assert [row.ratio for row in read] == [3.0, 0.8, 3.0]
+    assert "threads" in machine
+    text = page.read_text()
+    assert "| B = 2" in text and "3.00" in text and "missed" in text
