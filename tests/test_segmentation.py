@@ -28,10 +28,19 @@ def segmenter():
     return Segmenter(build("colour_patches"), Brightness(), crop_size=64)
 
 
-def test_cluster_map_is_the_argmax_of_upsampled_logits():
-    logits = torch.randn(5, 6, 7, generator=torch.Generator().manual_seed(0))
-    up = F.interpolate(logits.permute(2, 0, 1)[None], size=(31, 44), mode="bilinear", align_corners=False)
-    np.testing.assert_array_equal(cluster_map(logits, (31, 44)), up[0].argmax(0).numpy())
+@pytest.mark.parametrize("size", [(31, 44), (80, 96), (5, 6), (3, 4), (1, 1), (17, 5)])
+@pytest.mark.parametrize("shape", [(5, 6, 7), (5, 6, 300), (1, 6, 3), (5, 1, 3), (1, 1, 4)])
+@pytest.mark.parametrize("leader", [0.0, 3.0])  # with a leader, most clusters can win nowhere and are passed over
+def test_cluster_map_is_the_argmax_of_upsampled_logits(shape, size, leader):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(shape, generator=generator)
+    logits.scatter_add_(
+        2,
+        torch.randint(shape[2], (*shape[:2], 1), generator=generator),
+        torch.tensor([[[leader]]]).expand(*shape[:2], 1),
+    )
+    up = F.interpolate(logits.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=False)
+    np.testing.assert_array_equal(cluster_map(logits, size), up[0].argmax(0).numpy())
 
 
 def test_a_half_dark_photograph_is_cut_in_two_at_the_edge(segmenter):
