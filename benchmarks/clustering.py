@@ -9,8 +9,8 @@ from sklearn.cluster import MiniBatchKMeans
 
 from benchmarks import inputs
 from benchmarks.harness import Row, less_is_better, measure, more_is_better
-from neuralef.clustering import Centroids, fit_kmeans
 from neuralef.evaluation import Contingency
+from neuralef.kmeans import Centroids, fit_kmeans
 
 NAME = "clustering"
 PATCHES = 1_000_000

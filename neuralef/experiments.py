@@ -24,7 +24,6 @@ from tqdm.auto import tqdm
 from neuralef import backbones, datasets, provenance
 from neuralef.backbones import Backbone
 from neuralef.clustering import (
-    Centroids,
     ClusterHead,
     EigenfunctionHead,
     FeatureKMeans,
@@ -40,6 +39,7 @@ from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Contingency, score
 from neuralef.features import FeatureStore, extract
 from neuralef.files import ensure_writable_folder, read_checked_tensors, write_checked_tensors, write_json
+from neuralef.kmeans import Centroids
 from neuralef.paths import cache_root
 from neuralef.results import ResultRow, append_classes, append_rows, parameter_columns
 from neuralef.segmentation import Segmenter, segment_store
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 METHODS: tuple[Method, ...] = get_args(Method)
 PROTOCOL = "crop320"
 TRAINING_MODULES = ("config", "graph", "eigenfunctions", "objective", "training")
-EVALUATION_MODULES = ("clustering", "segmentation", "evaluation", "datasets.crops")
+EVALUATION_MODULES = ("kmeans", "clustering", "segmentation", "evaluation", "datasets.crops")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Workbench:
     def _kmeans_key(self, method: Method, clusters: int, seed: int, config: Config) -> str:
         features = self.training_key(clusters, seed, config) if method == "ours_star" else self.train.key
         settings = {name: value for name, value in asdict(config).items() if name.startswith("kmeans_")}
-        return _digest(method, features, settings, clusters, seed, provenance.code_digest("clustering"))
+        return _digest(method, features, settings, clusters, seed, provenance.code_digest("kmeans", "clustering"))
 
     def head(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> ClusterHead:
         """The fitted method alone; see :meth:`fitted`."""

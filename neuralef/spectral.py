@@ -9,8 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from neuralef.clustering import fit_kmeans
 from neuralef.errors import InputError
+from neuralef.kmeans import fit_kmeans
 
 
 def principal_eigenvectors(kernel: sp.csr_array, num_eigenvectors: int) -> tuple[np.ndarray, np.ndarray]:

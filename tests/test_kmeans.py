@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+
+from neuralef import kmeans
+from neuralef.errors import InputError
+
+
+def test_centroid_logits_choose_the_nearest_centroid():
+    generator = np.random.default_rng(0)
+    points, centroids = generator.random((50, 3), dtype=np.float32), generator.random((6, 3), dtype=np.float32)
+    distance = ((points[:, None] - centroids[None]) ** 2).sum(-1)
+    np.testing.assert_array_equal(kmeans.Centroids(centroids).assign(points), distance.argmin(1))
+
+
+def test_logits_of_upsampled_features_are_upsampled_logits():
+    generator = torch.Generator().manual_seed(0)
+    grid = torch.randn(1, 3, 4, 4, generator=generator)
+    centroids = kmeans.Centroids(torch.randn(5, 3, generator=generator).numpy())
+
+    def up(x):
+        return torch.nn.functional.interpolate(x, size=(13, 13), mode="bilinear")
+
+    of_features = centroids.logits(up(grid).permute(0, 2, 3, 1))
+    of_logits = up(centroids.logits(grid.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(of_features, of_logits, rtol=1e-4, atol=1e-5)
+
+
+def test_kmeans_is_scikit_learns_and_repeats_exactly():
+    points = np.random.default_rng(0).random((500, 4), dtype=np.float32)
+    ours = kmeans.fit_kmeans(points, 7, seed=3)
+    theirs = KMeans(7, n_init=1, max_iter=100, random_state=3).fit(points)
+    np.testing.assert_allclose(ours.values, theirs.cluster_centers_, atol=1e-5)
+    np.testing.assert_array_equal(ours.values, kmeans.fit_kmeans(points, 7, seed=3).values)
+
+
+def test_many_points_are_as_well_clustered_as_by_lloyd_alone(monkeypatch):
+    rng = np.random.default_rng(0)
+    centres = 4 * rng.standard_normal((6, 5), dtype=np.float32)
+    points = centres[rng.integers(0, 6, 4000)] + rng.standard_normal((4000, 5), dtype=np.float32)
+    before = points.copy()
+    lloyd = KMeans(6, n_init=1, random_state=0).fit(points).inertia_
+    monkeypatch.setattr(kmeans, "LLOYD_PATCHES", 500)
+    monkeypatch.setattr(kmeans, "PATCHES_PER_UPDATE", 300)
+    found = kmeans.fit_kmeans(points, 6, seed=0)
+    inertia = ((points - found.values[found.assign(points)]) ** 2).sum()
+    assert inertia < 1.01 * lloyd
+    np.testing.assert_array_equal(points, before)
+    np.testing.assert_array_equal(found.values, kmeans.fit_kmeans(points, 6, seed=0).values)
+
+
+def test_more_clusters_than_patches_are_refused():
+    with pytest.raises(InputError, match="8 clusters were asked of 5 patches"):
+        kmeans.fit_kmeans(np.zeros((5, 2), np.float32), 8, seed=0)
