@@ -35,7 +35,7 @@ class Measured:
     """One side.
 
     Attributes:
-        seconds: Best of the timed calls.
+        seconds: Best of the timed calls; NaN if there were none.
         peak_mb: Peak resident memory of the first call above what the process held before it, in MB.
         process_mb: The same peak with all that the process held.
         result: What the last call returned.
@@ -85,7 +85,7 @@ def measure(side: Callable[..., Callable[[], Any]], *arguments: Any, repeats: in
     Args:
         side: A function of a module, called with ``arguments``; prepares and returns what is measured.
         arguments: Sizes and settings.
-        repeats: Timed calls after the first.
+        repeats: Timed calls after the first; 0 where only the result or the memory counts.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measure, side, arguments, repeats).result()
@@ -179,7 +179,7 @@ def _measure(side: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...],
         began = perf_counter()
         result = run()
         times.append(perf_counter() - began)
-    return Measured(min(times), peak - before, peak, result)
+    return Measured(min(times, default=float("nan")), peak - before, peak, result)
 
 
 def _resident_mb(name: str) -> float:

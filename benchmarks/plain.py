@@ -16,12 +16,19 @@ from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions, l2_batch_norm
 
 
-def dense_kernel(features: Tensor, colours: Tensor, config: Config) -> Tensor:
-    """Eq. 4: ``(images, h, w, C)`` and ``(images, h, w, 3)`` to ``(B, B)``."""
+def dense_kernel(features: Tensor, colours: Tensor, config: Config, neighbours: Tensor | None = None) -> Tensor:
+    """Eq. 4: ``(images, h, w, C)`` and ``(images, h, w, 3)`` to ``(B, B)``.
+
+    ``neighbours``, ``(B, k)``, take the place of the k nearest: exact searches may choose differently between patches
+    that are equally near up to rounding.
+    """
     unit = F.normalize(features.flatten(0, 2), dim=1)
     similarity = unit @ unit.T
     similarity.fill_diagonal_(-math.inf)
-    cosines, indices = similarity.topk(config.feature_neighbors, dim=1)
+    if neighbours is None:
+        cosines, indices = similarity.topk(config.feature_neighbors, dim=1)
+    else:
+        cosines, indices = similarity.gather(1, neighbours), neighbours
     directed = torch.zeros_like(similarity).scatter_(1, indices, cosines.clamp_min(0))
     kernel = dense_normalized((directed + directed.T) / 2)
     return kernel + config.pixel_weight * dense_normalized(dense_pixel_graph(colours, config))

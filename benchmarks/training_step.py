@@ -1,5 +1,6 @@
 """Kernel and objective, forward and backward, against the dense formulas; then the same with psi around them."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from tempfile import TemporaryDirectory
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import inputs, plain
-from benchmarks.harness import Row, less_is_better, measure
+from benchmarks.harness import Row, less_is_better, measure, more_is_better
 from neuralef.config import Config, load_profile
 from neuralef.eigenfunctions import Eigenfunctions, l2_batch_norm
+from neuralef.graph import nearest_neighbors
 from neuralef.objective import neural_eigenfunction_objective
 from neuralef.training import kernel_of, new_optimizer, optimise
 
@@ -36,13 +38,17 @@ def run() -> Iterator[Row]:
             np.save(f"{folder}/colours-{B}.npy", colours)
         peaks = {}
         for B in BATCHES:
+            found = measure(neighbours, folder, B, repeats=0).result
+            np.save(f"{folder}/neighbours-{B}.npy", found.astype(np.int64))
+            yield _same_neighbours(B, found, measure(dense_neighbours, folder, B, repeats=0).result)
             for K in CLUSTERS:
                 theirs, ours = (measure(side, folder, B, K) for side in (dense_step, sparse_step))
                 case = f"kernel and objective, B = {B}, K = {K}"
                 faster, smaller = TARGETS.get(B, (float("nan"), float("nan")))
                 yield less_is_better(NAME, case, "time, s", "dense", (theirs.seconds, ours.seconds), faster)
                 yield less_is_better(NAME, case, "peak memory, MB", "dense", (theirs.peak_mb, ours.peak_mb), smaller)
-                yield from _agreement(case, theirs.result, ours.result)
+                literal = measure(dense_step_on_ours, folder, B, K, repeats=0).result
+                yield from _agreement(case, literal, ours.result)
                 peaks[B, K] = ours.peak_mb
         for K in CLUSTERS:
             case = f"kernel and objective, B = 14400, K = {K}"
@@ -56,13 +62,30 @@ def run() -> Iterator[Row]:
             yield less_is_better(NAME, case, "peak memory, MB", "dense, float32", (theirs.peak_mb, ours.peak_mb))
 
 
-def dense_step(folder: str, B: int, K: int) -> Callable[[], tuple[float, np.ndarray]]:
+def neighbours(folder: str, B: int) -> Callable[[], np.ndarray]:
+    """Nearest neighbours as ours finds them."""
+    features = _batch(folder, B, 1)[0][..., -CHANNELS:].flatten(0, 2)
+    return lambda: nearest_neighbors(features, PAPER.feature_neighbors)[0].numpy()
+
+
+def dense_neighbours(folder: str, B: int) -> Callable[[], np.ndarray]:
+    """Nearest neighbours by the k largest of each row of the whole similarity matrix."""
+    unit = torch.nn.functional.normalize(_batch(folder, B, 1)[0][..., -CHANNELS:].flatten(0, 2), dim=1)
+    return lambda: (unit @ unit.T).fill_diagonal_(-math.inf).topk(PAPER.feature_neighbors, dim=1).indices.numpy()
+
+
+def dense_step_on_ours(folder: str, B: int, K: int) -> Callable[[], tuple[float, np.ndarray]]:
+    """:func:`dense_step` with the neighbours that ours found."""
+    return dense_step(folder, B, K, torch.from_numpy(np.load(f"{folder}/neighbours-{B}.npy")))
+
+
+def dense_step(folder: str, B: int, K: int, neighbours: Tensor | None = None) -> Callable[[], tuple[float, np.ndarray]]:
     """The literal side: loss and gradient with respect to psi's outputs."""
     levels, colours, outputs = _batch(folder, B, K)
     features = levels[..., -CHANNELS:]
 
     def step() -> tuple[float, np.ndarray]:
-        kernel = plain.dense_kernel(features, colours, PAPER)
+        kernel = plain.dense_kernel(features, colours, PAPER, neighbours)
         loss = plain.dense_objective(l2_batch_norm(outputs), kernel, **_weights(K))
         return loss.item(), torch.autograd.grad(loss, outputs)[0].numpy()
 
@@ -128,6 +151,12 @@ def _compile() -> None:
     generator = torch.Generator().manual_seed(0)
     kappa = kernel_of(torch.rand(2, 30, 30, 8, generator=generator), torch.rand(2, 30, 30, 3), PAPER)
     neural_eigenfunction_objective(torch.rand(1800, 4, generator=generator), kappa, **_weights(4))
+
+
+def _same_neighbours(B: int, ours: np.ndarray, theirs: np.ndarray) -> Row:
+    """Share of links that both searches have; the others are equally near up to rounding."""
+    shared = sum(len(np.intersect1d(mine, other)) for mine, other in zip(ours, theirs, strict=True)) / ours.size
+    return more_is_better(NAME, f"nearest neighbours, B = {B}", "share of equal links", "dense", (0.99999, shared), 1)
 
 
 def _agreement(case: str, theirs: tuple[float, np.ndarray], ours: tuple[float, np.ndarray]) -> Iterator[Row]:

@@ -33,7 +33,7 @@ from neuralef.errors import InputError
 BLOCK = (512, 1024)
 """Rows and columns of the similarity matrix held at once: 2 MB, which stay in the processor's cache."""
 
-SAMPLE_EVERY = 16
+SAMPLE_EVERY = 32
 """One patch in so many gives the first guess of how near a neighbour must be."""
 
 
@@ -93,7 +93,9 @@ def nearest_neighbors(features: Tensor, neighbors: int, *, block: tuple[int, int
 
 def _first_thresholds(unit: Tensor, neighbors: int) -> np.ndarray:
     """A cosine that most likely at least ``neighbors`` patches exceed, for each of ``(N, C)``, shape ``(N,)``."""
-    sample = unit[::SAMPLE_EVERY]
+    # Patches at equal distances in the list would all come from one column of a grid.
+    drawn = np.random.default_rng(0).choice(len(unit), len(unit) // SAMPLE_EVERY, replace=False)
+    sample = unit[torch.from_numpy(drawn)]
     expected = neighbors / SAMPLE_EVERY  # of the nearest neighbours lie in the sample, with a Poisson spread
     rank = math.ceil(expected + 2.5 * math.sqrt(expected) + 2)
     if rank >= len(sample):
@@ -122,7 +124,8 @@ def feature_graph(features: Tensor, neighbors: int) -> sp.csr_array:
     transposed = sp.csr_array((halves, indices.numpy().ravel(), rows), shape=(N, N)).T.tocsr()
     # Transposing sorts the columns of a row, and sums of sorted rows are merged in one pass.
     affinity = transposed.T.tocsr() + transposed
-    affinity.eliminate_zeros()
+    if (cosines <= 0).any():
+        affinity.eliminate_zeros()
     return affinity
 
 
@@ -160,12 +163,10 @@ def pixel_graph(
         if k == 0:
             continue
         points = torch.cat([colours.float(), weight * position], dim=-1).flatten(1, 2)  # (M, T, 5)
-        distance = torch.cdist(points, points)  # (M, T, T)
-        distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-        nearest = distance.topk(k, dim=2, largest=False, sorted=False).indices + torch.arange(0, M * T, T).view(M, 1, 1)
+        nearest = loops.nearest_points(points.numpy(), k)
         rows = np.arange(0, M * T * k + 1, k, dtype=np.int32)
         ones = np.ones(M * T * k, dtype=np.float32)
-        links = links + sp.csr_array((ones, nearest.int().numpy().ravel(), rows), shape=links.shape)
+        links = links + sp.csr_array((ones, nearest.ravel(), rows), shape=links.shape)
     links = links + links.T.tocsr()
     links.data[:] = 1.0
     return links
@@ -188,7 +189,7 @@ def normalized_adjacency(affinity: sp.csr_array) -> sp.csr_array:
     degree = np.asarray(affinity.sum(axis=1)).ravel()
     scale = np.divide(1.0, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0).astype(affinity.dtype)
     normalised = affinity.tocsr(copy=True)
-    normalised.data *= scale[normalised.indices] * np.repeat(scale, np.diff(normalised.indptr))
+    loops.scale_rows_and_columns(normalised.indptr, normalised.indices, normalised.data, scale)
     return normalised
 
 

@@ -113,6 +113,48 @@ def keep_largest_of_rows(values, indices, lengths, kept):
 
 
 @njit(parallel=True, cache=True)
+def nearest_points(points, neighbors):
+    """The nearest other points of the same set by Euclidean distance; of equally near ones, the first.
+
+    Args:
+        points: Float32 ``(sets, N, D)``.
+        neighbors: How many, below N.
+
+    Returns:
+        Their positions in the list of all points, int32 ``(sets, N, neighbors)``, nearest first.
+    """
+    M, N, D = points.shape
+    nearest = np.empty((M, N, neighbors), dtype=np.int32)
+    for m in prange(M):
+        coordinates = points[m].T.copy()
+        for u in range(N):
+            distances = np.zeros(N, dtype=np.float32)
+            for d in range(D):
+                for v in range(N):
+                    distances[v] += (coordinates[d, v] - coordinates[d, u]) ** 2
+            distances[u] = np.inf
+            kept = np.full(neighbors, np.inf, dtype=np.float32)
+            for v in range(N):
+                if distances[v] < kept[-1]:
+                    place = neighbors - 1
+                    while place > 0 and kept[place - 1] > distances[v]:
+                        kept[place] = kept[place - 1]
+                        nearest[m, u, place] = nearest[m, u, place - 1]
+                        place -= 1
+                    kept[place] = distances[v]
+                    nearest[m, u, place] = m * N + v
+    return nearest
+
+
+@njit(parallel=True, cache=True)
+def scale_rows_and_columns(indptr, indices, data, scale):
+    """Multiply entry (u, v) of a CSR matrix by ``scale[u] * scale[v]``, in place."""
+    for u in prange(len(indptr) - 1):
+        for entry in range(indptr[u], indptr[u + 1]):
+            data[entry] *= scale[u] * scale[indices[entry]]
+
+
+@njit(parallel=True, cache=True)
 def sparse_product(indptr, indices, data, dense):
     """A CSR matrix times a dense one.
 

@@ -83,5 +83,10 @@ def spectral_clustering(kernel: sp.csr_array, num_clusters: int, *, seed: int) -
         Part of each node, shape ``(N,)``, int64.
     """
     _, vectors = principal_eigenvectors(kernel, num_clusters)
-    rows = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return fit_kmeans(rows.astype(np.float32), num_clusters, seed=seed, restarts=5).assign(rows.astype(np.float32))
+    rows = unit_rows(vectors)
+    return fit_kmeans(rows, num_clusters, seed=seed, restarts=5).assign(rows)
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Every row at unit length (Ng, Jordan and Weiss), float32; a row of zeros stays one."""
+    return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
