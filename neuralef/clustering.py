@@ -25,7 +25,7 @@ from neuralef.features import FeatureStore
 from neuralef.kmeans import Centroids, fit_kmeans
 from neuralef.spectral import RESTARTS, LandmarkEigenvectors, landmark_eigenvectors, unit_rows
 
-Method = Literal["kmeans", "kmeans_centred", "kmeans_pca", "spectral", "ours", "ours_star"]
+Method = Literal["kmeans", "kmeans_centred", "kmeans_pca", "spectral", "deep_spectral", "ours", "ours_star"]
 
 IMAGES_PER_PASS = 16
 

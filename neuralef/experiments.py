@@ -45,6 +45,7 @@ EVALUATION_MODULES = (
     "kmeans",
     "spectral",
     "clustering",
+    "deep_spectral",
     "methods",
     "segmentation",
     "evaluation",

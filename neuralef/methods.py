@@ -19,6 +19,7 @@ from neuralef.clustering import (
     fit_pca_kmeans,
     fit_spectral,
 )
+from neuralef.deep_spectral import DeepSpectralHead, fit_deep_spectral
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,20 @@ def register(name: str, recipe: Recipe) -> None:
 register("kmeans", Recipe(FeatureKMeans, partial(fit_feature_kmeans, centred=False), _SAMPLED_KMEANS, _KMEANS))
 register("kmeans_centred", Recipe(FeatureKMeans, partial(fit_feature_kmeans, centred=True), _SAMPLED_KMEANS, _KMEANS))
 register("kmeans_pca", Recipe(PCAKMeans, fit_pca_kmeans, (*_SAMPLED_KMEANS, "pca_channels"), _KMEANS))
+register(
+    "deep_spectral",
+    Recipe(
+        DeepSpectralHead,
+        fit_deep_spectral,
+        (
+            "kmeans_iterations",
+            "deep_spectral_eigenvectors",
+            "deep_spectral_segments",
+            "deep_spectral_colour_weight",
+        ),
+        (*_KMEANS, *_GRAPH, "deep_spectral"),
+    ),
+)
 register(
     "spectral",
     Recipe(
