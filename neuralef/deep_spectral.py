@@ -80,7 +80,7 @@ class Cut:
             )
         affinity = image_affinity(features, colours, self.colour_weight)
         vectors = laplacian_eigenvectors(affinity, self.eigenvectors + 1)[:, 1:].astype(np.float32)
-        found = fit_kmeans(vectors, self.segments, seed=self.seed).assign(vectors)
+        found = fit_kmeans(vectors, self.segments, seed=self.seed, threads=1).assign(vectors)
         return np.unique(found, return_inverse=True)[1].reshape(h, w)
 
 

@@ -1,6 +1,7 @@
 """K-means on patches, by scikit-learn, in memory that does not grow with their number."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,7 +34,13 @@ class Centroids:
 
 
 def fit_kmeans(
-    features: np.ndarray, num_clusters: int, *, seed: int, iterations: int = 100, restarts: int = 1
+    features: np.ndarray,
+    num_clusters: int,
+    *,
+    seed: int,
+    iterations: int = 100,
+    restarts: int = 1,
+    threads: Literal[1, 2] = 2,
 ) -> Centroids:
     """Lloyd's K-means from a k-means++ start, by scikit-learn.
 
@@ -46,6 +53,7 @@ def fit_kmeans(
         seed: Of the start and of the draw.
         iterations: Lloyd iterations at most.
         restarts: Starts, of which the one of least inertia is kept.
+        threads: One is the faster for a few hundred points.
 
     Raises:
         InputError: If there are fewer points than clusters.
@@ -58,7 +66,7 @@ def fit_kmeans(
     model = KMeans(num_clusters, n_init=restarts, max_iter=iterations, random_state=seed)
     # Threads add their partial sums in the order they finish. With two the sum does not depend on it, so that equal
     # seeds give equal clusters on every machine.
-    with threadpool_limits(limits=2, user_api="openmp"):
+    with threadpool_limits(limits=threads, user_api="openmp"):
         model.fit(drawn)
         if drawn is not features:
             start = model.cluster_centers_
