@@ -96,7 +96,12 @@ def run(
     dataset: DatasetName,
     out: Annotated[Path, typer.Option(help="Results folder.")],
     backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
-    methods: Annotated[str, typer.Option(help="Comma-separated.")] = "kmeans,ours,ours_star",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: kmeans, kmeans_centred, kmeans_pca, deep_spectral, spectral, ours, ours_star."
+        ),
+    ] = "kmeans,ours,ours_star",
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every cluster map as 16-bit PNG.")] = False,
@@ -207,12 +212,10 @@ def report(
 
 
 def _methods(text: str) -> list[str]:
-    from neuralef.experiments import METHODS
+    from neuralef.experiments import check_methods
 
     methods = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods:
-        raise InputError(f"unknown method {(unknown or [text])[0]!r}; there are {', '.join(METHODS)}")
+    check_methods(methods or [text])
     return methods
 
 

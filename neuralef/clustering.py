@@ -1,4 +1,4 @@
-r"""From patch features to cluster logits: K-means and psi, behind one interface (paper, 3.6 and 4.1).
+r"""From patch features to cluster logits: K-means, psi and exact eigenvectors, behind one interface (paper, 3.6, 4.1).
 
 Every method ends in logits that are up-sampled bilinearly before the argmax. For K-means the logit of centroid c is
 :math:`2 x^\top c - \|c\|^2`: the squared distance up to a term common to all clusters, and linear in x, so that
@@ -6,37 +6,63 @@ up-sampling the logits is up-sampling the features.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from neuralef.backbones import Precision
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
+from neuralef.errors import InputError
 from neuralef.features import FeatureStore
 from neuralef.kmeans import Centroids, fit_kmeans
+from neuralef.spectral import RESTARTS, LandmarkEigenvectors, landmark_eigenvectors, unit_rows
 
-Method = Literal["kmeans", "kmeans_centred", "ours", "ours_star"]
+Method = Literal["kmeans", "kmeans_centred", "kmeans_pca", "spectral", "deep_spectral", "ours", "ours_star"]
 
 IMAGES_PER_PASS = 16
 
 
 class ClusterHead(ABC):
-    """What turns a backbone's features into cluster logits."""
+    """What turns a backbone's features into cluster logits.
+
+    A head that fitting may keep on disk gives what was fitted, psi aside, as :meth:`tensors`, and comes back by
+    :meth:`from_tensors`.
+    """
 
     @abstractmethod
     def logits(self, levels: Tensor) -> Tensor:
         """All levels ``(images, h, w, sum C)`` to logits ``(images, h, w, K)``, float32."""
 
+    def image_logits(self, levels: Tensor, colours: Tensor) -> Tensor:
+        """:meth:`logits`, for heads that look at the images as well.
+
+        Args:
+            levels: Shape ``(images, h, w, sum C)``.
+            colours: The images at patch resolution, shape ``(images, h, w, 3)``, in [0, 1].
+        """
+        return self.logits(levels)
+
     @property
     @abstractmethod
     def num_clusters(self) -> int:
         """The paper's K."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that fitting found, by name."""
+        return {}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:
+        """The head whose :meth:`tensors` these are."""
+        raise NotImplementedError(f"{cls.__name__} does not come back from tensors")
 
 
 @dataclass(frozen=True)
@@ -60,6 +86,99 @@ class FeatureKMeans(ClusterHead):
     def num_clusters(self) -> int:  # noqa: D102
         return len(self.centroids.values)
 
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        centroids = {"centroids": torch.from_numpy(self.centroids.values)}
+        return centroids if self.mean is None else {**centroids, "mean": self.mean}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
+        centroids = tensors["centroids"]
+        return cls(Centroids(centroids.numpy()), centroids.shape[1], tensors.get("mean"))
+
+
+@dataclass(frozen=True)
+class PCAKMeans(ClusterHead):
+    """K-means on principal components of the centred high level of unit length.
+
+    Attributes:
+        centroids: Of the projected features, shape ``(K, components)``.
+        mean: Training mean of the high level, shape ``(C,)``.
+        components: Orthonormal rows, shape ``(components, C)``.
+        offset: Mean of the prepared features, projected, shape ``(components,)``.
+    """
+
+    centroids: Centroids
+    mean: Tensor
+    components: Tensor
+    offset: Tensor
+
+    def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
+        prepared = prepare_features(levels[..., -len(self.mean) :], self.mean)
+        return self.centroids.logits(prepared @ self.components.T - self.offset)
+
+    @property
+    def num_clusters(self) -> int:  # noqa: D102
+        return len(self.centroids.values)
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        kept = {"mean": self.mean, "components": self.components, "offset": self.offset}
+        return {"centroids": torch.from_numpy(self.centroids.values), **kept}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
+        return cls(
+            Centroids(tensors["centroids"].numpy()), *(tensors[name] for name in ("mean", "components", "offset"))
+        )
+
+
+@dataclass(frozen=True)
+class SpectralHead(ClusterHead):
+    """Spectral clustering of landmark patches, extended to all others ("spectral").
+
+    The embedding of a patch is the unit-length row of its eigenfunctions (Ng, Jordan and Weiss); the logits are those
+    of K-means on it, linear in the embedding.
+
+    Attributes:
+        landmarks: Eigenfunctions of the centred high level of unit length.
+        centroids: Of the embedding, shape ``(K, K)``.
+        mean: Training mean of the high level, shape ``(C,)``.
+    """
+
+    landmarks: LandmarkEigenvectors
+    centroids: Centroids
+    mean: Tensor
+
+    @torch.inference_mode()
+    def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
+        prepared = prepare_features(levels[..., -len(self.mean) :], self.mean)
+        embedding = unit_rows(self.landmarks.extend(prepared.flatten(0, 2)))
+        return self.centroids.logits(torch.from_numpy(embedding)).unflatten(0, levels.shape[:3])
+
+    @property
+    def num_clusters(self) -> int:  # noqa: D102
+        return len(self.centroids.values)
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        landmarks = self.landmarks
+        return {
+            "landmarks": landmarks.features,
+            "eigenvalues": torch.from_numpy(landmarks.eigenvalues),
+            "eigenvectors": torch.from_numpy(landmarks.eigenvectors),
+            "degrees": torch.from_numpy(landmarks.degrees),
+            "neighbors": torch.tensor(landmarks.neighbors),
+            "centroids": torch.from_numpy(self.centroids.values),
+            "mean": self.mean,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
+        landmarks = LandmarkEigenvectors(
+            tensors["landmarks"],
+            *(tensors[name].numpy() for name in ("eigenvalues", "eigenvectors", "degrees")),
+            int(tensors["neighbors"]),
+        )
+        return cls(landmarks, Centroids(tensors["centroids"].numpy()), tensors["mean"])
+
 
 @dataclass(frozen=True)
 class EigenfunctionHead(ClusterHead):
@@ -75,6 +194,10 @@ class EigenfunctionHead(ClusterHead):
     @property
     def num_clusters(self) -> int:  # noqa: D102
         return self.psi.head.out_features
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
+        return cls(psi, config.precision)
 
 
 @dataclass(frozen=True)
@@ -92,6 +215,13 @@ class HiddenKMeans(ClusterHead):
     @property
     def num_clusters(self) -> int:  # noqa: D102
         return len(self.centroids.values)
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        return {"centroids": torch.from_numpy(self.centroids.values)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
+        return cls(psi, Centroids(tensors["centroids"].numpy()), config.precision)
 
 
 @torch.inference_mode()
@@ -114,10 +244,50 @@ def fit_feature_kmeans(
     store: FeatureStore, config: Config, *, num_clusters: int, seed: int, centred: bool, progress: bool = True
 ) -> FeatureKMeans:
     """The K-means baseline, fitted on training features; ``centred`` chooses the stronger of the two forms."""
-    mean = store.channel_statistics[0][-store.channels[-1] :] if centred else None
-    points = _sample(store, config, seed, lambda rows: prepare_features(store.high(rows), mean), progress=progress)
+    mean = high_mean(store) if centred else None
+    points = _sample_prepared(store, config.kmeans_patches, seed, mean, progress=progress)
     centroids = fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations)
     return FeatureKMeans(centroids, store.channels[-1], mean)
+
+
+def fit_pca_kmeans(
+    store: FeatureStore, config: Config, *, num_clusters: int, seed: int, progress: bool = True
+) -> PCAKMeans:
+    """K-means on the first ``pca_channels`` principal components of the centred training features of unit length.
+
+    Raises:
+        InputError: If there are fewer channels or patches than components.
+    """
+    mean = high_mean(store)
+    points = _sample_prepared(store, config.kmeans_patches, seed, mean, progress=progress)
+    if config.pca_channels > min(points.shape):
+        raise InputError(
+            f"pca_channels is {config.pca_channels}, but {len(points)} patches of {points.shape[1]} channels have "
+            f"{min(points.shape)} principal components; lower pca_channels"
+        )
+    pca = PCA(config.pca_channels, random_state=seed).fit(points)
+    components = torch.from_numpy(pca.components_.astype(np.float32))
+    offset = torch.from_numpy(pca.mean_.astype(np.float32)) @ components.T
+    projected = (torch.from_numpy(points) @ components.T - offset).numpy()
+    centroids = fit_kmeans(projected, num_clusters, seed=seed, iterations=config.kmeans_iterations)
+    return PCAKMeans(centroids, mean, components, offset)
+
+
+def fit_spectral(
+    store: FeatureStore, config: Config, *, num_clusters: int, seed: int, progress: bool = True
+) -> SpectralHead:
+    """Spectral clustering with as many eigenvectors as clusters, over ``spectral_landmarks`` training patches."""
+    mean = high_mean(store)
+    points = torch.from_numpy(_sample_prepared(store, config.spectral_landmarks, seed, mean, progress=progress))
+    landmarks = landmark_eigenvectors(points, num_clusters, neighbors=config.spectral_neighbors)
+    centroids = fit_kmeans(
+        unit_rows(landmarks.eigenvectors),
+        num_clusters,
+        seed=seed,
+        iterations=config.kmeans_iterations,
+        restarts=RESTARTS,
+    )
+    return SpectralHead(landmarks, centroids, mean)
 
 
 def fit_hidden_kmeans(
@@ -126,26 +296,45 @@ def fit_hidden_kmeans(
     """ "Ours*": K-means on psi's hidden features, fitted on training data."""
 
     points = _sample(
-        store, config, seed, lambda rows: hidden_features(psi, store.levels(rows), config.precision), progress=progress
+        store,
+        config.kmeans_patches,
+        seed,
+        lambda rows: hidden_features(psi, store.levels(rows), config.precision),
+        progress=progress,
     )
     centroids = fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations)
     return HiddenKMeans(psi, centroids, config.precision)
 
 
-def _passes(store: FeatureStore) -> list[slice]:
-    return [slice(start, start + IMAGES_PER_PASS) for start in range(0, len(store), IMAGES_PER_PASS)]
+def high_mean(store: FeatureStore) -> Tensor:
+    """Mean of the high level over all patches of a store, shape ``(C,)``."""
+    return store.channel_statistics[0][-store.channels[-1] :]
 
 
-def _sample(store: FeatureStore, config: Config, seed: int, features_of, *, progress: bool) -> np.ndarray:
-    """Features of at most ``kmeans_patches`` patches, evenly many from each image, shape ``(N, C)``, float32."""
+def _passes(images: np.ndarray) -> list[np.ndarray]:
+    return [images[start : start + IMAGES_PER_PASS] for start in range(0, len(images), IMAGES_PER_PASS)]
+
+
+def _sample_prepared(
+    store: FeatureStore, patches: int, seed: int, mean: Tensor | None, *, progress: bool
+) -> np.ndarray:
+    return _sample(store, patches, seed, lambda rows: prepare_features(store.high(rows), mean), progress=progress)
+
+
+def _sample(store: FeatureStore, patches: int, seed: int, features_of, *, progress: bool) -> np.ndarray:
+    """Features of at most ``patches`` patches, evenly many from each image, shape ``(N, C)``, float32.
+
+    Of more images than that, as many are taken at even distances, and a patch from each.
+    """
     per_image = store.grid[0] * store.grid[1]
-    kept = min(per_image, max(1, config.kmeans_patches // len(store)))
+    images = np.arange(min(len(store), patches)) * len(store) // min(len(store), patches)
+    kept = min(per_image, patches // len(images))
     rng = np.random.default_rng(seed)
     points, filled = np.empty((0, 0), dtype=np.float32), 0
-    for rows in tqdm(_passes(store), desc="patches for K-means", unit="batch", disable=not progress):
+    for rows in tqdm(_passes(images), desc="patches to cluster", unit="batch", disable=not progress):
         features = features_of(rows).flatten(1, -2).numpy()  # (images, T, C)
         if not filled:
-            points = np.empty((len(store) * kept, features.shape[-1]), dtype=np.float32)
+            points = np.empty((len(images) * kept, features.shape[-1]), dtype=np.float32)
         for image in features:
             chosen = np.sort(rng.choice(per_image, kept, replace=False))
             points[filled : filled + kept] = image[chosen]

@@ -14,6 +14,9 @@ from neuralef.paths import PROFILES
 PAPER_EIGENFUNCTIONS = 256
 """K of the paper's main tables, at which its beta is 0.08."""
 
+CLUSTERING_PREFIXES = ("kmeans_", "pca_", "spectral_", "deep_spectral_")
+"""Fields that begin so take no part in features and psi: they belong to the methods that cluster."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -60,6 +63,14 @@ class Config:
     kmeans_patches: int = 5_200_000  # training patches at most: the official code's 2e9 numbers at C = 384
     kmeans_iterations: int = 100
 
+    # Other methods than the paper's
+    pca_channels: int = 64  # principal components that "kmeans_pca" keeps
+    spectral_landmarks: int = 24_000  # training patches at most in the graph of "spectral"
+    spectral_neighbors: int = 15  # its k, and the landmarks a new patch is linked to
+    deep_spectral_eigenvectors: int = 15  # of each image's Laplacian, the constant one aside
+    deep_spectral_segments: int = 15  # of each image
+    deep_spectral_colour_weight: float = 10.0  # lambda: colour affinity against that of features
+
     def __post_init__(self) -> None:
         """Reject values that no run could use; ``InputError`` names field, value and range."""
         positive = (
@@ -71,6 +82,11 @@ class Config:
             "batch_images",
             "kmeans_patches",
             "kmeans_iterations",
+            "pca_channels",
+            "spectral_landmarks",
+            "spectral_neighbors",
+            "deep_spectral_eigenvectors",
+            "deep_spectral_segments",
         )
         for name in positive:
             if getattr(self, name) < 1:
@@ -80,7 +96,7 @@ class Config:
         for name in ("learning_rate", "temperature_start", "temperature_end", "trace_scale", "mlp_ratio"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
-        for name in ("pixel_weight", "orthogonality_weight"):
+        for name in ("pixel_weight", "orthogonality_weight", "deep_spectral_colour_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must not be negative, and finite")
         for name in ("pixel_neighbors", "coordinate_weights"):

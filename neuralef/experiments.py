@@ -14,7 +14,7 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,23 +23,15 @@ from tqdm.auto import tqdm
 
 from neuralef import backbones, datasets, provenance
 from neuralef.backbones import Backbone
-from neuralef.clustering import (
-    ClusterHead,
-    EigenfunctionHead,
-    FeatureKMeans,
-    HiddenKMeans,
-    Method,
-    fit_feature_kmeans,
-    fit_hidden_kmeans,
-)
-from neuralef.config import Config, Profile, load_profile
+from neuralef.clustering import ClusterHead, Method
+from neuralef.config import CLUSTERING_PREFIXES, Config, Profile, load_profile
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Contingency, score
 from neuralef.features import FeatureStore, extract
 from neuralef.files import ensure_writable_folder, read_checked_tensors, write_checked_tensors, write_json
-from neuralef.kmeans import Centroids
+from neuralef.methods import REGISTRY, Recipe
 from neuralef.paths import cache_root
 from neuralef.results import ResultRow, append_classes, append_rows, parameter_columns
 from neuralef.segmentation import Segmenter, segment_store
@@ -47,10 +39,18 @@ from neuralef.training import Training, train
 
 log = logging.getLogger(__name__)
 
-METHODS: tuple[Method, ...] = get_args(Method)
 PROTOCOL = "crop320"
 TRAINING_MODULES = ("config", "graph", "eigenfunctions", "objective", "training")
-EVALUATION_MODULES = ("kmeans", "clustering", "segmentation", "evaluation", "datasets.crops")
+EVALUATION_MODULES = (
+    "kmeans",
+    "spectral",
+    "clustering",
+    "deep_spectral",
+    "methods",
+    "segmentation",
+    "evaluation",
+    "datasets.crops",
+)
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,29 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A method fitted to training features, and the seconds its K-means took when it was computed."""
+    """A method fitted to training features.
+
+    Attributes:
+        head: What was fitted.
+        seconds: What the fit took when it was computed, features and psi not counted.
+    """
 
     head: ClusterHead
     seconds: float
+
+    def seconds_per_image(self, store: FeatureStore, images: int = 8) -> float:
+        """What a new image costs: median seconds from its features to its logits, after one image to warm up.
+
+        Backbone, reading and up-sampling, which all methods share, are not counted.
+        """
+        taken = []
+        for index in [0, *range(min(images, len(store)))]:
+            one = slice(index, index + 1)
+            levels, colours = store.levels(one), store.colours(one)
+            began = perf_counter()
+            self.head.image_logits(levels, colours)
+            taken.append(perf_counter() - began)
+        return float(np.median(taken[1:]))
 
 
 @dataclass
@@ -141,8 +160,8 @@ class Workbench:
         return self._trained[key]
 
     def training_key(self, clusters: int, seed: int, config: Config) -> str:
-        """Digest of all that determines psi; labels and K-means settings are not among it."""
-        settings = {name: value for name, value in asdict(config).items() if not name.startswith("kmeans_")}
+        """Digest of all that determines psi; labels and settings of the clustering are not among it."""
+        settings = {name: value for name, value in asdict(config).items() if not name.startswith(CLUSTERING_PREFIXES)}
         return _digest(self.train.key, settings, clusters, seed, provenance.code_digest(*TRAINING_MODULES))
 
     def fitted(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> Fitted:
@@ -152,44 +171,30 @@ class Workbench:
             InputError: If the method is unknown, K too large, or the cached file damaged.
         """
         config = config or self.config
-        if method not in METHODS:
-            raise InputError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+        check_methods([method])
         key = (method, clusters, seed, config)
         if key not in self._fitted:
             self._fitted[key] = self._fit(*key)
         return self._fitted[key]
 
     def _fit(self, method: Method, clusters: int, seed: int, config: Config) -> Fitted:
-        psi = self.training(clusters, seed, config).psi if method in ("ours", "ours_star") else None
-        if method == "ours":
-            return Fitted(EigenfunctionHead(psi, config.precision), seconds=0.0)
-        path = cache_root() / "kmeans" / f"{self._kmeans_key(method, clusters, seed, config)}.safetensors"
-        channels = self.train.channels[-1]
+        recipe = REGISTRY[method]
+        psi = self.training(clusters, seed, config).psi if recipe.needs_psi else None
+        if recipe.fit is None:
+            return Fitted(recipe.head.from_tensors({}, psi, config), seconds=0.0)
+        path = cache_root() / "kmeans" / f"{self._head_key(method, recipe, clusters, seed, config)}.safetensors"
         if not path.is_file():
             began = perf_counter()
-            common = {"num_clusters": clusters, "seed": seed, "progress": self.progress}
-            head = (
-                fit_hidden_kmeans(self.train, psi, config, **common)
-                if method == "ours_star"
-                else fit_feature_kmeans(self.train, config, centred=method == "kmeans_centred", **common)
-            )
-            tensors = {"centroids": torch.from_numpy(head.centroids.values)}
-            if method == "kmeans_centred":
-                tensors["mean"] = head.mean
-            write_checked_tensors(path, tensors, {"method": method, "seconds": perf_counter() - began})
+            given = (self.train, psi, config) if recipe.needs_psi else (self.train, config)
+            head = recipe.fit(*given, num_clusters=clusters, seed=seed, progress=self.progress)
+            write_checked_tensors(path, head.tensors(), {"method": method, "seconds": perf_counter() - began})
         tensors, document = read_checked_tensors(path)
-        centroids = Centroids(tensors["centroids"].numpy())
-        head = (
-            HiddenKMeans(psi, centroids, config.precision)
-            if method == "ours_star"
-            else FeatureKMeans(centroids, channels, tensors.get("mean"))
-        )
-        return Fitted(head, document["seconds"])
+        return Fitted(recipe.head.from_tensors(tensors, psi, config), document["seconds"])
 
-    def _kmeans_key(self, method: Method, clusters: int, seed: int, config: Config) -> str:
-        features = self.training_key(clusters, seed, config) if method == "ours_star" else self.train.key
-        settings = {name: value for name, value in asdict(config).items() if name.startswith("kmeans_")}
-        return _digest(method, features, settings, clusters, seed, provenance.code_digest("kmeans", "clustering"))
+    def _head_key(self, method: Method, recipe: Recipe, clusters: int, seed: int, config: Config) -> str:
+        features = self.training_key(clusters, seed, config) if recipe.needs_psi else self.train.key
+        settings = {name: value for name, value in asdict(config).items() if name in recipe.settings}
+        return _digest(method, features, settings, clusters, seed, provenance.code_digest(*recipe.modules))
 
     def head(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> ClusterHead:
         """The fitted method alone; see :meth:`fitted`."""
@@ -205,6 +210,13 @@ class Workbench:
         labels = self.dataset.label_fingerprint("val")
         code = provenance.code_digest(*TRAINING_MODULES, *EVALUATION_MODULES)
         return _digest(self.train.key, self.val.key, labels, asdict(config), clusters, seed, code)
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """``InputError`` naming the first method that is not registered."""
+    for method in methods:
+        if method not in REGISTRY:
+            raise InputError(f"unknown method {method!r}; there are {', '.join(REGISTRY)}")
 
 
 def open_workbench(experiment: Experiment, *, progress: bool = True) -> Workbench:
@@ -227,7 +239,7 @@ def run_experiment(
 
     Args:
         experiment: What to run.
-        methods: Which methods, of :data:`METHODS`.
+        methods: Which methods, of :data:`neuralef.methods.REGISTRY`.
         out: Results folder.
         bench: A workbench with the experiment's dataset, backbone and feature settings, to share features.
         save_maps: Also write every evaluated image's clusters and ground truth to ``out/maps``.
@@ -239,9 +251,7 @@ def run_experiment(
     Raises:
         InputError: If something in the specification, the data or the output folder cannot be used.
     """
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown:
-        raise InputError(f"unknown method {unknown[0]!r}; there are {', '.join(METHODS)}")
+    check_methods(methods)
     ensure_writable_folder(out)
     bench = bench or open_workbench(experiment, progress=progress)
     experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
@@ -263,7 +273,7 @@ def _evaluate(
     experiment: Experiment, method: Method, bench: Workbench, maps: Path | None, *, progress: bool
 ) -> dict[str, Any]:
     train_s = 0.0
-    if method in ("ours", "ours_star"):
+    if REGISTRY[method].needs_psi:
         train_s = bench.training(experiment.clusters, experiment.seed, experiment.config).train_s
     fitted = bench.fitted(method, experiment.clusters, experiment.seed, experiment.config)
     began = perf_counter()

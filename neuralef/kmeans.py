@@ -1,6 +1,7 @@
 """K-means on patches, by scikit-learn, in memory that does not grow with their number."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,7 +34,13 @@ class Centroids:
 
 
 def fit_kmeans(
-    features: np.ndarray, num_clusters: int, *, seed: int, iterations: int = 100, restarts: int = 1
+    features: np.ndarray,
+    num_clusters: int,
+    *,
+    seed: int,
+    iterations: int = 100,
+    restarts: int = 1,
+    threads: Literal[1, 2] = 2,
 ) -> Centroids:
     """Lloyd's K-means from a k-means++ start, by scikit-learn.
 
@@ -41,11 +48,12 @@ def fit_kmeans(
     points follows, as in the official code. Memory beyond ``features`` does not grow with their number.
 
     Args:
-        features: Shape ``(N, C)``, float32.
+        features: Shape ``(N, C)``, of any floating type, in memory or mapped; worked on in float32.
         num_clusters: The paper's K.
         seed: Of the start and of the draw.
         iterations: Lloyd iterations at most.
         restarts: Starts, of which the one of least inertia is kept.
+        threads: One is the faster for a few hundred points.
 
     Raises:
         InputError: If there are fewer points than clusters.
@@ -55,14 +63,15 @@ def fit_kmeans(
     drawn = features
     if len(features) > LLOYD_PATCHES:
         drawn = features[np.sort(np.random.default_rng(seed).choice(len(features), LLOYD_PATCHES, replace=False))]
+    drawn = np.asarray(drawn, dtype=np.float32)
     model = KMeans(num_clusters, n_init=restarts, max_iter=iterations, random_state=seed)
     # Threads add their partial sums in the order they finish. With two the sum does not depend on it, so that equal
     # seeds give equal clusters on every machine.
-    with threadpool_limits(limits=2, user_api="openmp"):
+    with threadpool_limits(limits=threads, user_api="openmp"):
         model.fit(drawn)
-        if drawn is not features:
+        if len(drawn) < len(features):
             start = model.cluster_centers_
             model = MiniBatchKMeans(num_clusters, init=start, n_init=1, reassignment_ratio=0, random_state=seed)
             for first in range(0, len(features), PATCHES_PER_UPDATE):
-                model.partial_fit(features[first : first + PATCHES_PER_UPDATE])
+                model.partial_fit(np.asarray(features[first : first + PATCHES_PER_UPDATE], dtype=np.float32))
     return Centroids(model.cluster_centers_.astype(np.float32))

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 METHOD_TITLES = {
     "kmeans": "K-means",
     "kmeans_centred": "K-means, centred",
+    "kmeans_pca": "K-means, PCA",
+    "deep_spectral": "Deep Spectral Methods",
+    "spectral": "Spectral, exact",
     "ours": "Ours",
     "ours_star": "Ours*",
 }

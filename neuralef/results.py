@@ -124,15 +124,20 @@ def append_classes(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
 def read_results(path: Path) -> pd.DataFrame:
     """All rows of a ``results.csv``.
 
+    A file written before a hyper-parameter existed lacks its column. Its rows were computed without it, which is what
+    every default repeats: they read as that.
+
     Raises:
-        InputError: If there is none, or it has other columns.
+        InputError: If there is none, or its columns differ in anything else.
     """
     if not path.is_file():
         raise InputError(f"there are no results in {path}; run `neuralef reproduce` or `neuralef run` first")
     frame = pd.read_csv(path, dtype={"experiment_id": str, "git_sha": str}, keep_default_na=False)
-    if tuple(frame.columns) != COLUMNS:
+    missing = [name for name in PARAMETER_COLUMNS if name not in frame.columns]
+    if tuple(frame.columns) != tuple(name for name in COLUMNS if name not in missing):
         raise InputError(f"{path} has other columns than this version reads; it was written by another version")
-    return frame
+    defaults = parameter_columns(Config())
+    return frame.assign(**{name: defaults[name] for name in missing})[list(COLUMNS)]
 
 
 def select(frame: pd.DataFrame, experiment_ids: Iterable[str]) -> pd.DataFrame:

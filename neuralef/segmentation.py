@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from neuralef.backbones import Backbone, Precision
 from neuralef.clustering import ClusterHead
 from neuralef.datasets.crops import crop_image
 from neuralef.features import FeatureStore, to_tensor
+from neuralef.graph import patch_colours
 
 
 def cluster_map(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -83,11 +85,13 @@ class Segmenter:
         return self._segment(resized, (height, width))
 
     def _segment(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        levels = self.backbone(to_tensor(image[None]), precision=self.precision)
-        patch = self.backbone.patch_size
-        logits = self.head.logits(levels)[0]
+        pixels = to_tensor(image[None])
+        levels = self.backbone(pixels, precision=self.precision)
         # The grid covers the padding as well: up-sample over all of it, keep the photograph, then go to its size.
-        padded = tuple(side * patch for side in logits.shape[:2])
+        padded = tuple(side * self.backbone.patch_size for side in levels.shape[1:3])
+        whole = F.pad(pixels, (0, padded[1] - image.shape[1], 0, padded[0] - image.shape[0]), mode="replicate")
+        colours = patch_colours(whole, levels.shape[1:3]).half().float()  # as a feature store rounds them
+        logits = self.head.image_logits(levels, colours)[0]
         clusters = cluster_map(logits, padded)[: image.shape[0], : image.shape[1]]
         if clusters.shape == size:
             return clusters
@@ -103,5 +107,6 @@ def segment_store(head: ClusterHead, store: FeatureStore) -> Iterator[tuple[str,
         Image id, and clusters of shape ``(crop_size, crop_size)``, uint16.
     """
     for index, image_id in enumerate(store.ids):
-        logits = head.logits(store.levels(slice(index, index + 1)))[0]
+        one = slice(index, index + 1)
+        logits = head.image_logits(store.levels(one), store.colours(one))[0]
         yield image_id, cluster_map(logits, (store.crop_size, store.crop_size))

@@ -1,23 +1,40 @@
-"""The exact answer: eigenvectors of the same sparse kernel, and classical spectral clustering with them.
+"""The exact answer: eigenvectors of the same sparse kernel, their extension to new patches, and spectral clustering.
 
 References:
     Ng, Jordan and Weiss, *On Spectral Clustering*, NIPS 2001 (row-normalised eigenvectors, then K-means).
     von Luxburg, *A Tutorial on Spectral Clustering*, arXiv:0711.0189.
+    Bengio et al., *Out-of-Sample Extensions for LLE, Isomap, MDS, Eigenmaps, and Spectral Clustering*, NIPS 2003.
+    Fowlkes, Belongie, Chung and Malik, *Spectral Grouping Using the Nystroem Method*, PAMI 2004.
 """
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
+import torch.nn.functional as F
 from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
 
 from neuralef.errors import InputError
+from neuralef.graph import feature_graph, normalized_adjacency
 from neuralef.kmeans import fit_kmeans
 
+PATCHES_AT_ONCE = 256
+"""New patches whose similarities to all landmarks are held at once: 25 MB at 24,000 landmarks."""
 
-def principal_eigenvectors(kernel: sp.csr_array, num_eigenvectors: int) -> tuple[np.ndarray, np.ndarray]:
+RESTARTS = 5
+"""Starts of K-means on eigenvectors, of which the best is kept."""
+
+LEAST_EIGENVALUE = 1e-6
+"""An eigenfunction of a smaller eigenvalue is not extended: the formula divides by it."""
+
+
+def principal_eigenvectors(kernel: sp.csr_array | np.ndarray, num_eigenvectors: int) -> tuple[np.ndarray, np.ndarray]:
     """The largest eigenvalues of a symmetric kernel and their eigenvectors, by Lanczos iteration.
 
     Args:
-        kernel: Symmetric, shape ``(N, N)``.
+        kernel: Symmetric, shape ``(N, N)``, sparse or dense.
         num_eigenvectors: How many, below N.
 
     Returns:
@@ -43,7 +60,7 @@ def principal_eigenvectors(kernel: sp.csr_array, num_eigenvectors: int) -> tuple
 
 
 def _missed(
-    kernel: sp.csr_array, values: np.ndarray, vectors: np.ndarray, start: np.ndarray
+    kernel: sp.csr_array | np.ndarray, values: np.ndarray, vectors: np.ndarray, start: np.ndarray
 ) -> tuple[float, np.ndarray] | None:
     """An eigenpair above the least of ``values`` that is not among them, or ``None``.
 
@@ -71,6 +88,11 @@ def laplacian_eigenvalues(kernel_eigenvalues: np.ndarray, pixel_weight: float) -
     return 1 + pixel_weight - kernel_eigenvalues
 
 
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to unit length (Ng, Jordan and Weiss), shape ``(N, K)``, float32; a row of zeros stays."""
+    return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
+
 def spectral_clustering(kernel: sp.csr_array, num_clusters: int, *, seed: int) -> np.ndarray:
     """Partition a graph: K-means on the unit-length rows of the principal eigenvectors.
 
@@ -84,9 +106,106 @@ def spectral_clustering(kernel: sp.csr_array, num_clusters: int, *, seed: int) -
     """
     _, vectors = principal_eigenvectors(kernel, num_clusters)
     rows = unit_rows(vectors)
-    return fit_kmeans(rows, num_clusters, seed=seed, restarts=5).assign(rows)
+    return fit_kmeans(rows, num_clusters, seed=seed, restarts=RESTARTS).assign(rows)
 
 
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Every row at unit length (Ng, Jordan and Weiss), float32; a row of zeros stays one."""
-    return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+@dataclass(frozen=True)
+class LandmarkEigenvectors:
+    r"""Eigenvectors over landmark patches, and the eigenfunctions that continue them to every other patch (Nystroem).
+
+    .. math::
+        \phi_j(x) = \frac{1}{\lambda_j} \sum_v \frac{k(x, v)}{\sqrt{d(x)\, d(v)}}\, \phi_j(v), \qquad
+        d(x) = \sum_v k(x, v)
+
+    With a landmark's own row of the symmetrised graph as :math:`k(x, \cdot)` this is the eigenvalue equation of
+    :math:`D^{-1/2} A D^{-1/2}`, so :meth:`extend_rows` gives back its eigenvectors. A patch that is no landmark has no
+    row; :meth:`nearest_rows` makes one by the rule of the graph, cosine similarities to the nearest landmarks. Of the
+    graph's two directions that is the one the patch itself chooses: a new patch is nobody's neighbour.
+
+    Attributes:
+        features: Landmarks, unit length, shape ``(L, C)``, float32.
+        eigenvalues: Descending and positive, shape ``(K,)``, float64.
+        eigenvectors: Orthonormal columns, shape ``(L, K)``, float64.
+        degrees: Row sums of the landmarks' symmetrised graph, shape ``(L,)``, float64.
+        neighbors: Nearest landmarks that a new patch is linked to.
+    """
+
+    features: Tensor
+    eigenvalues: np.ndarray
+    eigenvectors: np.ndarray
+    degrees: np.ndarray
+    neighbors: int
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        r"""What an affinity to each landmark counts: :math:`\phi_j(v) / (\lambda_j \sqrt{d(v)})`, shape ``(L, K)``."""
+        return _inverse_root(self.degrees)[:, None] * self.eigenvectors / self.eigenvalues
+
+    def extend_rows(self, affinity: sp.csr_array) -> np.ndarray:
+        """The eigenfunctions of patches whose affinities to the landmarks are known.
+
+        Args:
+            affinity: Rows of the graph before normalisation, non-negative, shape ``(M, L)``.
+
+        Returns:
+            Shape ``(M, K)``, float64; zeros for a patch without affinities.
+
+        Raises:
+            ValueError: If the rows are not over these landmarks.
+        """
+        if affinity.shape[1] != len(self.degrees):
+            raise ValueError(f"rows must be over {len(self.degrees)} landmarks; got shape {affinity.shape}")
+        rows = affinity.astype(np.float64)
+        degree = np.asarray(rows.sum(axis=1)).ravel()
+        return _inverse_root(degree)[:, None] * (rows @ self._weights)
+
+    def nearest_rows(self, features: Tensor) -> sp.csr_array:
+        """Cosine similarities to the nearest landmarks, negative ones as 0: ``(M, C)`` to ``(M, L)``, float64.
+
+        All landmarks are compared, :data:`PATCHES_AT_ONCE` patches at a time.
+        """
+        M, L, k = len(features), len(self.features), self.neighbors
+        cosines, indices = np.empty((M, k)), np.empty((M, k), dtype=np.int32)
+        transposed = self.features.T
+        for start in range(0, M, PATCHES_AT_ONCE):
+            block = slice(start, start + PATCHES_AT_ONCE)
+            similarity = F.normalize(features[block].float(), dim=1) @ transposed
+            cosines[block], indices[block] = similarity.topk(k, dim=1, sorted=False)
+        return sp.csr_array((cosines.clip(min=0).ravel(), indices.ravel(), np.arange(0, M * k + 1, k)), shape=(M, L))
+
+    def extend(self, features: Tensor) -> np.ndarray:
+        """The eigenfunctions of new patches, from :meth:`nearest_rows`: ``(M, C)`` to ``(M, K)``, float64."""
+        return self.extend_rows(self.nearest_rows(features))
+
+
+def landmark_eigenvectors(features: Tensor, num_eigenvectors: int, *, neighbors: int) -> LandmarkEigenvectors:
+    """Principal eigenvectors of the normalised k-nearest-neighbour graph (Eq. 2) over landmark patches.
+
+    Args:
+        features: Shape ``(L, C)``, any scale.
+        num_eigenvectors: How many, below L.
+        neighbors: The graph's k, and the landmarks a new patch is linked to.
+
+    Raises:
+        InputError: If the landmarks are too few for that, or an eigenvalue is not positive.
+    """
+    L, _ = features.shape
+    if not 1 <= neighbors < L:
+        raise InputError(
+            f"spectral_neighbors is {neighbors}, but a graph of {L} landmarks allows 1..{L - 1}; lower it, or raise "
+            "spectral_landmarks"
+        )
+    affinity = feature_graph(features, neighbors).astype(np.float64)
+    values, vectors = principal_eigenvectors(normalized_adjacency(affinity), num_eigenvectors)
+    if values[-1] < LEAST_EIGENVALUE:
+        raise InputError(
+            f"eigenvalue {num_eigenvectors} of the landmarks' graph is {values[-1]:.2g}, and only eigenfunctions of "
+            "positive eigenvalues extend to new patches; lower --clusters or raise spectral_landmarks"
+        )
+    degrees = np.asarray(affinity.sum(axis=1)).ravel()
+    return LandmarkEigenvectors(F.normalize(features.float(), dim=1), values, vectors, degrees, neighbors)
+
+
+def _inverse_root(degrees: np.ndarray) -> np.ndarray:
+    """Of positive degrees; 0 for a node without neighbours."""
+    return np.divide(1.0, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)

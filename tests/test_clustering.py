@@ -1,9 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.decomposition import PCA
+from sklearn.metrics import normalized_mutual_info_score
 
 from neuralef import clustering, training
 from neuralef.config import Config
+from neuralef.errors import InputError
+from neuralef.kmeans import Centroids
 
 CONFIG = Config(width=16, feature_neighbors=8, epochs=1, batch_images=2, kmeans_patches=200)
 
@@ -33,5 +40,75 @@ def test_hidden_kmeans_clusters_what_feeds_the_head(store):
 
 
 def test_kmeans_patches_limits_the_sample_evenly(store):
-    points = clustering._sample(store, CONFIG, 0, lambda rows: store.high(rows), progress=False)
+    points = clustering._sample(store, 200, 0, store.high, progress=False)
     assert points.shape == (200 // len(store) * len(store), store.channels[-1])
+
+
+def test_of_more_images_than_patches_some_give_one_each(store):
+    points = clustering._sample(store, 2, 0, store.high, progress=False)
+    halves = [store.high(slice(start, start + 1)).flatten(0, 2) for start in (0, 3)]
+    assert len(points) == 2
+    for point, patches in zip(points, halves, strict=True):
+        assert (patches == torch.from_numpy(point)).all(dim=1).any()
+
+
+def test_pca_keeps_what_scikit_learn_keeps(store):
+    config = replace(CONFIG, pca_channels=5)
+    head = clustering.fit_pca_kmeans(store, config, num_clusters=4, seed=0, progress=False)
+    mean = store.channel_statistics[0][-store.channels[-1] :]
+    prepared = F.normalize(store.high(slice(None)) - mean, dim=-1).flatten(0, 2).numpy()
+    rng = np.random.default_rng(0)
+    chosen = [64 * image + np.sort(rng.choice(64, 33, replace=False)) for image in range(6)]
+    pca = PCA(5).fit(prepared[np.concatenate(chosen)])
+    distance = ((pca.transform(prepared)[:, None] - head.centroids.values[None]) ** 2).sum(-1)
+    found = head.logits(store.levels(slice(None))).flatten(0, 2).argmax(1).numpy()
+    np.testing.assert_array_equal(found, distance.argmin(1))
+
+
+def test_all_components_are_a_rotation_that_changes_no_cluster(store):
+    config = replace(CONFIG, pca_channels=store.channels[-1])
+    pca = clustering.fit_pca_kmeans(store, config, num_clusters=4, seed=0, progress=False)
+    back = pca.centroids.values @ pca.components.numpy() + (pca.offset @ pca.components).numpy()
+    plain = clustering.FeatureKMeans(Centroids(back), store.channels[-1], pca.mean)
+    levels = store.levels(slice(None))
+    assert torch.equal(pca.logits(levels).argmax(-1), plain.logits(levels).argmax(-1))
+
+
+def test_more_components_than_channels_are_refused(store):
+    with pytest.raises(InputError, match="pca_channels is 17"):
+        clustering.fit_pca_kmeans(store, replace(CONFIG, pca_channels=17), num_clusters=4, seed=0, progress=False)
+
+
+def test_spectral_recovers_planted_clusters_from_a_quarter_of_the_patches(planted_store):
+    config = replace(CONFIG, spectral_landmarks=64, spectral_neighbors=6)
+    head = clustering.fit_spectral(planted_store, config, num_clusters=4, seed=0, progress=False)
+    found = head.logits(planted_store.levels(slice(None))).argmax(-1).numpy()
+    rows, columns = np.indices((8, 8)) // 4
+    truth = np.broadcast_to(2 * rows + columns, found.shape)
+    assert len(head.landmarks.features) == 64
+    assert normalized_mutual_info_score(truth.ravel(), found.ravel()) == pytest.approx(1.0)
+
+
+def test_spectral_logits_are_those_of_kmeans_on_unit_rows_of_eigenfunctions(store):
+    config = replace(CONFIG, spectral_landmarks=120, spectral_neighbors=7)
+    head = clustering.fit_spectral(store, config, num_clusters=4, seed=0, progress=False)
+    assert len(head.landmarks.features) == 120
+    levels = store.levels(slice(1, 3))
+    prepared = F.normalize(levels[..., -store.channels[-1] :] - head.mean, dim=-1).flatten(0, 2)
+    rows = head.landmarks.extend(prepared)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    distance = ((rows[:, None] - head.centroids.values[None]) ** 2).sum(-1)
+    logits = head.logits(levels)
+    assert logits.shape == (2, *store.grid, 4)
+    torch.testing.assert_close(
+        logits.flatten(0, 2),
+        torch.from_numpy((rows**2).sum(-1, keepdims=True) - distance).float(),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_landmarks_too_few_for_their_neighbours_are_named(store):
+    config = replace(CONFIG, spectral_landmarks=12, spectral_neighbors=12)
+    with pytest.raises(InputError, match="spectral_neighbors is 12, but a graph of 12 landmarks"):
+        clustering.fit_spectral(store, config, num_clusters=4, seed=0, progress=False)

@@ -36,6 +36,12 @@ NOT_IN_PAPER = {
     "standardise_inputs": False,
     "kmeans_patches": 5_200_000,
     "kmeans_iterations": 100,
+    "pca_channels": 64,
+    "spectral_landmarks": 24_000,
+    "spectral_neighbors": 15,
+    "deep_spectral_eigenvectors": 15,
+    "deep_spectral_segments": 15,
+    "deep_spectral_colour_weight": 10.0,
 }
 
 
@@ -123,6 +129,12 @@ def test_updating_leaves_the_other_fields_and_the_original():
         ("temperature_end", "0"),
         ("pixel_weight", "-0.1"),
         ("pixel_weight", "nan"),
+        ("pca_channels", "0"),
+        ("spectral_landmarks", "0"),
+        ("spectral_neighbors", "-1"),
+        ("deep_spectral_eigenvectors", "0"),
+        ("deep_spectral_segments", "0"),
+        ("deep_spectral_colour_weight", "-1"),
         ("pixel_neighbors", "-3,5"),
         ("coordinate_weights", "nan,1"),
     ],

@@ -18,13 +18,16 @@ from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
 from neuralef.evaluation import match_max_iou
 from neuralef.experiments import Experiment, Workbench, open_workbench, run_experiment
+from neuralef.methods import REGISTRY
 from neuralef.results import read_results
 
 OPTIONS = {"train": 6, "val": 3, "size": (64, 80), "seed": 0}
-CONFIG = Config(image_size=64, width=16, feature_neighbors=8, epochs=2, batch_images=3, kmeans_iterations=5)
+CONFIG = Config(
+    image_size=64, width=16, feature_neighbors=8, epochs=2, batch_images=3, kmeans_iterations=5, pca_channels=8
+)
 EXPERIMENT = Experiment("synthetic_scenes", "colour_patches", 5, 0, CONFIG, OPTIONS)
 METRICS = ["experiment_id", "method", "matching", "accuracy", "mean_iou", "clusters_used"]
-METHODS = ("kmeans", "kmeans_centred", "ours", "ours_star")
+METHODS = tuple(REGISTRY)
 
 
 @pytest.fixture(autouse=True)
@@ -87,15 +90,17 @@ def test_lost_results_are_rebuilt_from_the_runs_without_computing(tmp_path, monk
 
 def fitted_heads():
     bench = open_workbench(EXPERIMENT, progress=False)
-    return {method: bench.fitted(method, 5, 0) for method in METHODS}, bench.val.levels(slice(None))
+    everything = slice(None)
+    images = (bench.val.levels(everything), bench.val.colours(everything))
+    return {method: bench.fitted(method, 5, 0) for method in METHODS}, images
 
 
 def test_fitted_clusters_come_back_from_the_cache_unchanged(tmp_path, monkeypatch):
-    first, levels = fitted_heads()
+    first, images = fitted_heads()
     monkeypatch.setattr("neuralef.clustering.fit_kmeans", lambda *_, **__: pytest.fail("computed again"))
     again, _ = fitted_heads()
     for method in METHODS:
-        assert torch.equal(first[method].head.logits(levels), again[method].head.logits(levels))
+        assert torch.equal(first[method].head.image_logits(*images), again[method].head.image_logits(*images))
         assert first[method].seconds == again[method].seconds
 
 

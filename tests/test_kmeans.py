@@ -53,3 +53,11 @@ def test_many_points_are_as_well_clustered_as_by_lloyd_alone(monkeypatch):
 def test_more_clusters_than_patches_are_refused():
     with pytest.raises(InputError, match="8 clusters were asked of 5 patches"):
         kmeans.fit_kmeans(np.zeros((5, 2), np.float32), 8, seed=0)
+
+
+def test_half_precision_on_disk_is_clustered_like_single_precision_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(kmeans, "LLOYD_PATCHES", 300)
+    points = np.random.default_rng(0).random((900, 4)).astype(np.float16)
+    np.save(tmp_path / "points.npy", points)
+    mapped = kmeans.fit_kmeans(np.load(tmp_path / "points.npy", mmap_mode="r"), 5, seed=0)
+    np.testing.assert_array_equal(mapped.values, kmeans.fit_kmeans(points.astype(np.float32), 5, seed=0).values)

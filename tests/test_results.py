@@ -159,6 +159,20 @@ def test_a_file_with_other_columns_is_refused_and_left(path, header):
     assert path.read_text() == text
 
 
+def test_a_file_from_before_a_hyper_parameter_reads_as_its_default(path):
+    append_rows(path, [row("a"), row("b")])
+    newest = [f"p_{field.name}" for field in fields(Config)][-6:]
+    with path.open(newline="") as file:
+        lines = [{name: cell for name, cell in line.items() if name not in newest} for line in csv.DictReader(file)]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    read = read_results(path)
+    assert list(read) == list(results.COLUMNS)
+    assert read.to_dict("records") == [row("a"), row("b")]
+
+
 def test_rows_must_have_exactly_the_columns(path):
     incomplete = row()
     del incomplete["train_s"]

@@ -69,3 +69,25 @@ def test_segmenter_and_feature_store_give_the_same_maps(scenes, store):
     for image_id, from_store in segment_store(head, store):
         agreement = (segmenter.crop(scenes.image(image_id)) == from_store).mean()
         assert agreement > 0.99  # the store rounds to float16
+
+
+@dataclass(frozen=True)
+class Redness(Brightness):
+    """Two clusters by the colours alone."""
+
+    def image_logits(self, levels, colours):
+        assert colours.shape == (*levels.shape[:3], 3)
+        red = colours[..., :1] - 0.5
+        return torch.cat([-red, red], dim=-1)
+
+
+def test_heads_that_look_at_colours_see_the_same_in_both(scenes, store):
+    segmenter = Segmenter(build("colour_patches"), Redness(), crop_size=store.crop_size)
+    for image_id, from_store in segment_store(Redness(), store):
+        np.testing.assert_array_equal(segmenter.crop(scenes.image(image_id)), from_store)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 130), (37, 51), (8, 8)])
+def test_padding_adds_no_colour_of_its_own(height, width):
+    image = np.full((height, width, 3), 200, np.uint8)
+    assert (Segmenter(build("colour_patches"), Redness(), crop_size=60)(image) == 1).all()

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+import torch.nn.functional as F
 from sklearn.cluster import SpectralClustering
 from sklearn.metrics import normalized_mutual_info_score
 
 from neuralef import graph, spectral
 from neuralef.errors import InputError
+from neuralef.kmeans import fit_kmeans
 
 
 def planted_kernel(sizes=(30, 40, 50), seed=0):
@@ -72,3 +74,85 @@ def test_partition_agrees_with_scikit_learn_on_a_real_kernel_shape():
 def test_impossible_number_of_eigenvectors_is_named(number):
     with pytest.raises(InputError, match=f"{number} eigenvectors"):
         spectral.principal_eigenvectors(planted_kernel()[0], number)
+
+
+def directions(labels, seed, *, noise=0.15, channels=12):
+    """Features of planted clusters: one direction each, plus noise."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.eye(5, channels)[labels] + noise * torch.randn(len(labels), channels, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def landmarks():
+    labels = torch.arange(300) % 5
+    features = directions(labels, 0, noise=0.35)
+    return spectral.landmark_eigenvectors(features, 6, neighbors=9), features, labels
+
+
+def test_rows_of_the_landmarks_graph_give_back_its_eigenvectors(landmarks):
+    found, features, _ = landmarks
+    affinity = graph.feature_graph(features, 9).astype(np.float64)
+    np.testing.assert_allclose(found.extend_rows(affinity), found.eigenvectors, atol=1e-10)
+    some = [7, 3, 200]
+    np.testing.assert_allclose(found.extend_rows(affinity[some]), found.eigenvectors[some], atol=1e-10)
+    values, _ = spectral.principal_eigenvectors(graph.normalized_adjacency(affinity), 6)
+    np.testing.assert_allclose(found.eigenvalues, values, atol=1e-12)
+
+
+def test_a_row_counts_by_its_proportions_alone(landmarks):
+    found, features, _ = landmarks
+    affinity = graph.feature_graph(features, 9)
+    # k / sqrt(d(x) d(v)) grows with the square root of a row's scale
+    np.testing.assert_allclose(found.extend_rows(affinity * 4), 2 * found.eigenvectors, atol=1e-6)
+
+
+def nystroem(found, patch):
+    """The formula of the module, one sum at a time."""
+    cosines = [float(F.cosine_similarity(patch, landmark, dim=0)) for landmark in found.features]
+    nearest = np.argsort(cosines)[-found.neighbors :]
+    k = {v: max(cosines[v], 0.0) for v in nearest}
+    d = sum(k.values())
+    values = []
+    for j, eigenvalue in enumerate(found.eigenvalues):
+        terms = [k[v] / np.sqrt(d * found.degrees[v]) * found.eigenvectors[v, j] for v in nearest]
+        values.append(sum(terms) / eigenvalue)
+    return values
+
+
+def test_extension_is_the_formula_summed_term_by_term(landmarks, monkeypatch):
+    found, _, labels = landmarks
+    new = directions(labels[:11], 1)
+    expected = np.array([nystroem(found, patch) for patch in new])
+    np.testing.assert_allclose(found.extend(new), expected, atol=1e-6)
+    monkeypatch.setattr(spectral, "PATCHES_AT_ONCE", 4)
+    np.testing.assert_allclose(found.extend(new), expected, atol=1e-6)
+    np.testing.assert_allclose(found.extend(3 * new), expected, atol=1e-6)
+
+
+def test_new_patches_join_their_planted_cluster():
+    labels = torch.arange(300) % 5
+    found = spectral.landmark_eigenvectors(directions(labels, 0), 5, neighbors=9)
+    centroids = fit_kmeans(spectral.unit_rows(found.eigenvectors), 5, seed=0, restarts=5)
+    of_landmarks = centroids.assign(spectral.unit_rows(found.eigenvectors))
+    truth = torch.arange(40) % 5
+    of_new = centroids.assign(spectral.unit_rows(found.extend(directions(truth, 1))))
+    assert normalized_mutual_info_score(labels, of_landmarks) == pytest.approx(1.0)
+    np.testing.assert_array_equal(of_new, of_landmarks[truth])
+
+
+def test_a_patch_unlike_every_landmark_has_no_eigenfunctions():
+    found = spectral.landmark_eigenvectors(directions(torch.arange(60) % 5, 0, noise=0.01).abs(), 5, neighbors=4)
+    assert (found.extend(-torch.ones(2, 12)) == 0).all()
+    assert (spectral.unit_rows(np.zeros((2, 5))) == 0).all()
+
+
+def test_rows_over_other_landmarks_are_refused(landmarks):
+    with pytest.raises(ValueError, match="over 300 landmarks"):
+        landmarks[0].extend_rows(sp.csr_array((2, 299)))
+
+
+def test_eigenfunctions_that_cannot_be_extended_are_refused():
+    # Pairs of equal patches: eigenvalue 1 for each pair, then -1
+    features = torch.eye(4).repeat_interleave(2, dim=0)
+    with pytest.raises(InputError, match="eigenvalue 5 of the landmarks' graph is -1"):
+        spectral.landmark_eigenvectors(features, 5, neighbors=1)

@@ -1,0 +1,94 @@
+"""The methods by name: how each is fitted, and what its fit depends on.
+
+A new method registers a :class:`Recipe`; running, caching, the command line and the results file need nothing else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from neuralef.clustering import (
+    ClusterHead,
+    EigenfunctionHead,
+    FeatureKMeans,
+    HiddenKMeans,
+    PCAKMeans,
+    SpectralHead,
+    fit_feature_kmeans,
+    fit_hidden_kmeans,
+    fit_pca_kmeans,
+    fit_spectral,
+)
+from neuralef.deep_spectral import DeepSpectralHead, fit_deep_spectral
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One method.
+
+    Attributes:
+        head: What fitting gives; comes back from its tensors.
+        fit: Called as ``fit(store, config, num_clusters=, seed=, progress=)`` with the training features, or as
+            ``fit(store, psi, config, ...)`` where the method clusters what psi has learned. ``None``: psi is the answer
+            itself. It is never given a label.
+        settings: Fields of :class:`neuralef.config.Config` the fit depends on, besides psi's own.
+        modules: Code the fit depends on, besides psi's own.
+        needs_psi: Whether psi is trained first.
+    """
+
+    head: type[ClusterHead]
+    fit: Callable[..., ClusterHead] | None
+    settings: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    needs_psi: bool = False
+
+
+_SAMPLED_KMEANS = ("kmeans_patches", "kmeans_iterations")
+_KMEANS = ("kmeans", "clustering")
+_GRAPH = ("loops", "graph", "spectral")
+
+REGISTRY: dict[str, Recipe] = {}
+"""Every method by its name, in the order of tables."""
+
+
+def register(name: str, recipe: Recipe) -> None:
+    """Make a method known.
+
+    Raises:
+        ValueError: If the name is taken, or the recipe neither fits nor needs psi.
+    """
+    if name in REGISTRY:
+        raise ValueError(f"there is a method {name!r} already")
+    if recipe.fit is None and not recipe.needs_psi:
+        raise ValueError(f"method {name!r} has nothing to fit")
+    REGISTRY[name] = recipe
+
+
+register("kmeans", Recipe(FeatureKMeans, partial(fit_feature_kmeans, centred=False), _SAMPLED_KMEANS, _KMEANS))
+register("kmeans_centred", Recipe(FeatureKMeans, partial(fit_feature_kmeans, centred=True), _SAMPLED_KMEANS, _KMEANS))
+register("kmeans_pca", Recipe(PCAKMeans, fit_pca_kmeans, (*_SAMPLED_KMEANS, "pca_channels"), _KMEANS))
+register(
+    "deep_spectral",
+    Recipe(
+        DeepSpectralHead,
+        fit_deep_spectral,
+        (
+            "kmeans_iterations",
+            "deep_spectral_eigenvectors",
+            "deep_spectral_segments",
+            "deep_spectral_colour_weight",
+        ),
+        (*_KMEANS, *_GRAPH, "deep_spectral"),
+    ),
+)
+register(
+    "spectral",
+    Recipe(
+        SpectralHead,
+        fit_spectral,
+        ("kmeans_iterations", "spectral_landmarks", "spectral_neighbors"),
+        (*_KMEANS, *_GRAPH),
+    ),
+)
+register("ours", Recipe(EigenfunctionHead, None, needs_psi=True))
+register("ours_star", Recipe(HiddenKMeans, fit_hidden_kmeans, _SAMPLED_KMEANS, _KMEANS, needs_psi=True))
