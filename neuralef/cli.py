@@ -149,14 +149,14 @@ def segment(
 @app.command()
 def reproduce(
     profile: ProfileName = "quick",
-    notebook: Annotated[str, typer.Option(help="Glob over notebook names.")] = "*",
+    notebook: Annotated[str | None, typer.Option(help="Glob over notebook names; default: the profile's.")] = None,
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="Notebook parameter as name=value.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Results folder; default results/PROFILE.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run notebooks whose results still stand.")] = False,
 ) -> None:
-    """Run every notebook in order through papermill."""
+    """Run the profile's notebooks, or those asked for, in order through papermill."""
     import yaml
 
     from neuralef import notebooks
@@ -169,7 +169,7 @@ def reproduce(
     study = open_study(profile)
     typer.echo(study.describe())
     given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
-    chosen = notebooks.sources(notebook)
+    chosen = notebooks.sources(*([notebook] if notebook else study.profile.notebooks))
     data_key = "".join(
         part(split)
         for split in ("train", "val")
