@@ -58,6 +58,7 @@ def test_interval_is_that_of_the_literal_version():
     found = bootstrap_interval(runs, draws=50, seed=4, level=0.9)
     assert found.estimate == pytest.approx(np.mean([literal_mean_iou(run.sum(axis=0)) for run in runs]))
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])))
+    assert found.bias == pytest.approx(np.mean(values) - found.estimate)
 
 
 def test_difference_is_that_of_the_literal_version():
