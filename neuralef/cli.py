@@ -122,6 +122,31 @@ def run(
 
 
 @app.command()
+def audit(
+    dataset: DatasetName,
+    out: Annotated[Path, typer.Option(help="Results folder.")],
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated; default: the profile's.")] = None,
+    variants: Annotated[str, typer.Option(help="Comma-separated.")] = "none,detached,gradient",
+    label_weight: Annotated[float | None, typer.Option(help="Of the cross-entropy; default: official ratio.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
+    clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
+    profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "standard",
+    settings: Settings = None,
+) -> None:
+    """Measure what label gradients do: train psi without a label head, with a detached one, and with its gradient."""
+    from neuralef.audit_study import FILE, audit_table, run_audit
+    from neuralef.config import load_profile
+    from neuralef.files import ensure_writable_folder
+
+    ensure_writable_folder(out)
+    chosen = load_profile(profile).seeds if seeds is None else _seeds(seeds)
+    experiments = [_experiment(dataset, backbone, clusters, seed, profile, settings) for seed in chosen]
+    rows = run_audit(experiments, out, variants=_names(variants), label_weight=label_weight)
+    typer.echo(audit_table(rows, out).to_string(index=False))
+    typer.echo(f"results are in {out / FILE}")
+
+
+@app.command()
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
     out: Annotated[Path, typer.Option(help="Folder for the maps.")],
@@ -154,14 +179,14 @@ def segment(
 @app.command()
 def reproduce(
     profile: ProfileName = "quick",
-    notebook: Annotated[str, typer.Option(help="Glob over notebook names.")] = "*",
+    notebook: Annotated[str | None, typer.Option(help="Glob over notebook names; default: the profile's.")] = None,
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="Notebook parameter as name=value.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Results folder; default results/PROFILE.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run notebooks whose results still stand.")] = False,
 ) -> None:
-    """Run every notebook in order through papermill."""
+    """Run the profile's notebooks, or those asked for, in order through papermill."""
     import yaml
 
     from neuralef import notebooks
@@ -174,7 +199,7 @@ def reproduce(
     study = open_study(profile)
     typer.echo(study.describe())
     given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
-    chosen = notebooks.sources(notebook)
+    chosen = notebooks.sources(*(study.profile.notebooks if notebook is None else [notebook]))
     data_key = "".join(
         part(split)
         for split in ("train", "val")
@@ -214,9 +239,21 @@ def report(
 def _methods(text: str) -> list[str]:
     from neuralef.experiments import check_methods
 
-    methods = [name.strip() for name in text.split(",") if name.strip()]
+    methods = _names(text)
     check_methods(methods or [text])
     return methods
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    seeds = _names(text)
+    wrong = [seed for seed in seeds if not seed.isdecimal()]
+    if wrong or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds is {text!r}; it must be different whole numbers, separated by commas")
+    return [int(seed) for seed in seeds]
 
 
 def _experiment(

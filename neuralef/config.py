@@ -135,6 +135,7 @@ class Profile:
 
     Attributes:
         dataset: Preferred dataset, and ``fallback_dataset`` where that one cannot be had.
+        notebooks: Globs over notebook names: what runs where none is asked for.
         notebook_parameters: For each notebook (by its number), values for its parameters cell.
     """
 
@@ -147,6 +148,7 @@ class Profile:
     methods: tuple[str, ...]
     config: Config
     dataset_options: Mapping[str, Any]
+    notebooks: tuple[str, ...]
     notebook_parameters: Mapping[str, Mapping[str, Any]]
 
 
@@ -175,6 +177,7 @@ def load_profile(name: str) -> Profile:
         methods=tuple(document["methods"]),
         config=Config().updated(document.get("config", {})),
         dataset_options=document.get("dataset_options", {}),
+        notebooks=tuple(document.get("notebooks", ["*"])),
         notebook_parameters=document.get("notebook_parameters", {}),
     )
 

@@ -43,20 +43,28 @@ class Contingency:
         Raises:
             ValueError: If the shapes differ or an id is out of range.
         """
-        K, C = self.counts.shape
-        if clusters.shape != labels.shape:
-            raise ValueError(f"clusters have shape {clusters.shape}, labels {labels.shape}")
-        if clusters.size and (clusters.min() < 0 or clusters.max() >= K):
-            raise ValueError(f"cluster ids must be below {K}; got {clusters.min()} .. {clusters.max()}")
-        # Ignored pixels get a column of their own, so that no pixel has to be picked out.
-        column = np.where(labels == IGNORE_LABEL, C, labels)
-        if labels.size and (column.min() < 0 or column.max() > C or (labels == C).any()):
-            found = sorted(set(labels.ravel().tolist()))
-            raise ValueError(f"class ids must be below {C}, or {IGNORE_LABEL}; got {found}")
-        cells = clusters.astype(np.intp) * (C + 1) + column
-        counts = np.bincount(cells.ravel(), minlength=K * (C + 1)).reshape(K, C + 1)
-        self.counts += counts[:, :C]
+        self.counts += image_counts(clusters, labels, *self.counts.shape)
         self.images += 1
+
+
+def image_counts(clusters: np.ndarray, labels: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
+    """Pixels of one image by cluster and class; arguments and errors as for :meth:`Contingency.add`.
+
+    Returns:
+        Shape ``(K, C)``, int64.
+    """
+    K, C = num_clusters, num_classes
+    if clusters.shape != labels.shape:
+        raise ValueError(f"clusters have shape {clusters.shape}, labels {labels.shape}")
+    if clusters.size and (clusters.min() < 0 or clusters.max() >= K):
+        raise ValueError(f"cluster ids must be below {K}; got {clusters.min()} .. {clusters.max()}")
+    # Ignored pixels get a column of their own, so that no pixel has to be picked out.
+    column = np.where(labels == IGNORE_LABEL, C, labels)
+    if labels.size and (column.min() < 0 or column.max() > C or (labels == C).any()):
+        found = sorted(set(labels.ravel().tolist()))
+        raise ValueError(f"class ids must be below {C}, or {IGNORE_LABEL}; got {found}")
+    cells = clusters.astype(np.intp) * (C + 1) + column
+    return np.bincount(cells.ravel(), minlength=K * (C + 1)).reshape(K, C + 1)[:, :C]
 
 
 @dataclass(frozen=True)
@@ -117,9 +125,17 @@ def score(counts: np.ndarray, matching: Matching) -> Scores:
     Raises:
         ValueError: If no pixel was counted.
     """
+    return score_mapping(counts, MATCHINGS[matching](counts))
+
+
+def score_mapping(counts: np.ndarray, mapping: np.ndarray) -> Scores:
+    """Scores of a contingency table ``(K, C)`` whose clusters have their classes ``(K,)`` already.
+
+    Raises:
+        ValueError: If no pixel was counted.
+    """
     if not counts.sum():
         raise ValueError("no labelled pixel was counted; every label of the evaluated images is the ignore label")
-    mapping = MATCHINGS[matching](counts)
     table = confusion(counts, mapping)
     right = table.diagonal()
     union = table.sum(axis=0) + table.sum(axis=1) - right

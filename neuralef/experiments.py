@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -33,6 +32,7 @@ from neuralef.features import FeatureStore, extract
 from neuralef.files import ensure_writable_folder, read_checked_tensors, write_checked_tensors, write_json
 from neuralef.methods import REGISTRY, Recipe
 from neuralef.paths import cache_root
+from neuralef.provenance import digest as _digest
 from neuralef.results import ResultRow, append_classes, append_rows, parameter_columns
 from neuralef.segmentation import Segmenter, segment_store
 from neuralef.training import Training, train
@@ -287,16 +287,11 @@ def _evaluate(
         if maps:
             save_map(maps / method / f"{image_id}.png", clusters)
             save_map(maps / "truth" / f"{image_id}.png", label)
-    sha, dirty = provenance.git_state()
     return {
         "method": method,
         "counts": contingency.counts.tolist(),
         "images": contingency.images,
-        "git_sha": sha,
-        "dirty": dirty,
-        "versions": provenance.versions(),
-        "device": provenance.device(),
-        "threads": torch.get_num_threads(),
+        **provenance.stamp(),
         "extract_s": round(bench.train.extract_s + bench.val.extract_s, 3),
         "train_s": round(train_s, 3),
         "cluster_s": round(fitted.seconds, 3),
@@ -357,10 +352,6 @@ def _claim_maps(folder: Path, experiment_id: str) -> None:
     if owner.is_file() and json.loads(owner.read_text())["experiment_id"] != experiment_id:
         raise InputError(f"{folder} holds the maps of another experiment; choose another --out, or remove the folder")
     write_json(owner, {"experiment_id": experiment_id})
-
-
-def _digest(*parts: Any) -> str:
-    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,10 @@ from neuralef.paths import PACKAGE, notebooks_root
 log = logging.getLogger(__name__)
 
 
-def sources(pattern: str = "*") -> list[Path]:
+def sources(*patterns: str) -> list[Path]:
     """Notebook sources in order whose name, with or without ending, matches a glob (``'1[0-3]*'``, ``'13'``).
+
+    Several globs choose what any of them matches; none chooses all notebooks.
 
     Raises:
         InputError: If none does.
@@ -35,11 +37,15 @@ def sources(pattern: str = "*") -> list[Path]:
     chosen = [
         path
         for path in everything
-        if any(fnmatch(path.name, glob) for glob in (pattern, f"{pattern}_*", f"{pattern}.ipynb"))
+        if any(
+            fnmatch(path.name, glob)
+            for pattern in patterns or ("*",)
+            for glob in (pattern, f"{pattern}_*", f"{pattern}.ipynb")
+        )
     ]
     if not chosen:
-        names = ", ".join(path.stem for path in everything)
-        raise InputError(f"no notebook matches {pattern!r}; there are {names or f'none in {notebooks_root()}'}")
+        names = ", ".join(path.stem for path in everything) or f"none in {notebooks_root()}"
+        raise InputError(f"no notebook matches {', '.join(map(repr, patterns))}; there are {names}")
     return chosen
 
 
@@ -114,7 +120,7 @@ def _outputs(out: Path) -> set[str]:
         path.relative_to(out).as_posix()
         for part in ("tables", "figures", "report")
         for path in (out / part).glob("*.*")
-    } | ({"results.csv"} if (out / "results.csv").is_file() else set())
+    } | {name for name in ("results.csv", "audit.csv") if (out / name).is_file()}
 
 
 def _stands(out: Path, stamp: Path, digest: str) -> bool:

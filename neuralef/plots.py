@@ -254,6 +254,35 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
     return figure
 
 
+def paired_runs(values: pd.DataFrame, intervals: pd.DataFrame, *, ylabel: str) -> Figure:
+    """Every run under several treatments, the dots of a seed joined by a line; at the side of each, an interval.
+
+    Args:
+        values: Columns ``panel`` and ``treatment`` (in the order to be drawn), ``seed`` and ``value`` (a fraction).
+        intervals: Columns ``panel``, ``treatment``, ``estimate``, ``low`` and ``high`` (fractions).
+        ylabel: What the values are.
+    """
+    panels, treatments = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["treatment"]))
+    palette = dict(zip(treatments, sns.color_palette("colorblind"), strict=False))
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), squeeze=False, layout="constrained")
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        wide = values[values["panel"] == panel].pivot(index="seed", columns="treatment", values="value")[treatments]
+        axis.plot(range(len(treatments)), wide.to_numpy().T, color="0.7", linewidth=1, zorder=1)
+        spans = intervals[intervals["panel"] == panel].set_index("treatment")
+        for place, treatment in enumerate(treatments):
+            colour, span = palette[treatment], spans.loc[treatment]
+            axis.scatter(np.full(len(wide), place), wide[treatment], color=colour, edgecolor="white", s=34, zorder=3)
+            axis.vlines(place + 0.22, span["low"], span["high"], color=colour, linewidth=2)
+            axis.hlines(span["estimate"], place + 0.14, place + 0.3, color=colour, linewidth=2)
+        axis.set_title(panel, fontsize=9)
+        axis.set_xticks(range(len(treatments)), treatments, fontsize=8)
+        axis.set_xlim(-0.4, len(treatments) - 0.5)
+        axis.grid(axis="y", alpha=0.3)
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes[0, 0].set_ylabel(ylabel)
+    return figure
+
+
 def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:
     """Scores by class: the mean of each method as a dot, the range over its seeds as a line.
 

@@ -1,6 +1,7 @@
 """Where a number comes from: code, versions, machine."""
 
 import ast
+import json
 import platform
 import resource
 import subprocess
@@ -9,6 +10,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +35,23 @@ def code_digest(*modules: str) -> str:
                 node.body = [item for item in body if not _is_docstring(item)]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()
+
+
+def digest(*parts: Any) -> str:
+    """Sixteen hex digits that stand for some JSON values."""
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stamp() -> dict[str, Any]:
+    """The provenance columns of a result that do not depend on what was run."""
+    sha, dirty = git_state()
+    return {
+        "git_sha": sha,
+        "dirty": dirty,
+        "versions": versions(),
+        "device": device(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def git_state(folder: Path = PACKAGE) -> tuple[str, bool]:

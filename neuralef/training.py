@@ -3,22 +3,25 @@ r"""Fitting psi on stored features (paper, 3.4, 3.5 and 4.1): the loop, its sche
 Adam without weight decay, learning rate falling to 0 and Gumbel temperature from 1 to 0.3, both along half a cosine.
 The kernel of each mini-batch is built from its own patches and has no gradient.
 
-This loop takes features and colours. It has no argument through which a label could come: label gradients, which the
-public code passed into psi until its last commit, belong to an experiment of their own.
+:func:`train` takes features and colours. Nothing here has an argument through which a label could come: what label
+gradients, which the public code passed into psi until its last commit, would change is measured in
+:mod:`neuralef.audit`, which puts steps of its own together from the parts below.
 
 All randomness is a function of ``(seed, step)``, so a run resumed from a checkpoint continues bit-identically.
 """
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from neuralef.config import Config
@@ -56,6 +59,47 @@ class Training:
     train_s: float
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one optimisation step works on; a function of seed and step.
+
+    Attributes:
+        step: From 0.
+        epoch: From 0.
+        images: Positions in the store, ascending, shape ``(images,)``.
+        rows: Rows of the patch grid that are read.
+        columns: Columns that are read.
+        levels: All levels of those patches, shape ``(images, h, w, sum C)``.
+        kappa: Their kernel, shape ``(B, B)`` with ``B = images * h * w``.
+        temperature: Of the Gumbel-Softmax.
+        learning_rate: Of Adam.
+        noise: Source of the Gumbel noise.
+    """
+
+    step: int
+    epoch: int
+    images: np.ndarray
+    rows: slice
+    columns: slice
+    levels: Tensor
+    kappa: sp.csr_array
+    temperature: float
+    learning_rate: float
+    noise: torch.Generator
+
+    def report(self, objective: Objective) -> Step:
+        """The line of the history for this batch."""
+        return Step(
+            step=self.step,
+            epoch=self.epoch,
+            loss=objective.loss.item(),
+            mean_rayleigh=objective.rayleigh.mean().item(),
+            penalty=objective.penalty.item(),
+            temperature=self.temperature,
+            learning_rate=self.learning_rate,
+        )
+
+
 def half_cosine(progress: float, start: float, end: float) -> float:
     """From ``start`` at progress 0 to ``end`` at progress 1 along half a cosine."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
@@ -74,9 +118,9 @@ def new_psi(store: FeatureStore, config: Config, num_eigenfunctions: int, seed: 
     )
 
 
-def new_optimizer(psi: Eigenfunctions, config: Config) -> torch.optim.Optimizer:
+def new_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
     """Adam without weight decay, as in the paper."""
-    return torch.optim.Adam(psi.parameters(), lr=config.learning_rate, fused=True)
+    return torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
 
 
 def train(
@@ -103,69 +147,114 @@ def train(
     Raises:
         InputError: If K or the number of neighbours exceeds what the patches of a batch allow.
     """
-    _check_sizes(store, config, num_eigenfunctions)
+    check_sizes(store, config, num_eigenfunctions)
     psi = new_psi(store, config, num_eigenfunctions, seed).train()
     optimizer = new_optimizer(psi, config)
-    batch = min(config.batch_images, len(store))
-    steps_per_epoch = len(store) // batch
-    total = config.epochs * steps_per_epoch
-    history, seconds_before = _resume(folder, psi, optimizer) if folder else ([], 0.0)
+    history, seconds = run_steps(
+        psi,
+        optimizer,
+        partial(_train_step, psi, optimizer, store, config, seed=seed),
+        total_steps(store, config),
+        description=f"training psi, seed {seed}",
+        folder=folder,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+    )
+    return Training(psi=psi.eval(), history=tuple(history), train_s=seconds)
+
+
+def run_steps(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    take_step: Callable[..., Step],
+    total: int,
+    *,
+    description: str,
+    step_type: type[Step] = Step,
+    folder: Path | None = None,
+    checkpoint_every: int = 100,
+    progress: bool = True,
+) -> tuple[list[Step], float]:
+    """Take the steps that a checkpoint does not already hold.
+
+    Args:
+        network: What is trained; its weights are changed.
+        optimizer: Of its parameters.
+        take_step: Called with ``step=0 .. total - 1``; must change ``network`` as a function of the step alone.
+        total: Number of steps.
+        description: Of the bar.
+        step_type: What ``take_step`` returns.
+        folder: Where checkpoints are kept, or ``None``.
+        checkpoint_every: Steps between checkpoints.
+        progress: Whether to show a bar.
+
+    Returns:
+        All steps, and the seconds they took.
+    """
+    history, seconds_before = _resume(folder, network, optimizer, step_type) if folder else ([], 0.0)
     if 0 < len(history) < total:
         log.info("continuing after step %d of %d from %s", len(history), total, folder)
     began, seconds = perf_counter(), seconds_before
-
-    bar = tqdm(
-        range(len(history), total),
-        desc=f"training psi, seed {seed}",
-        unit="step",
-        disable=not progress or len(history) == total,
-    )
+    bar = tqdm(range(len(history), total), desc=description, unit="step", disable=not progress or len(history) == total)
     for step in bar:
-        epoch, position = divmod(step, steps_per_epoch)
-        chosen = epoch_order(len(store), seed, epoch)[position * batch :][:batch]
-        report = _train_step(
-            psi, optimizer, store, np.sort(chosen), config, seed=seed, step=step, epoch=epoch, total=total
-        )
-        history.append(report)
-        bar.set_postfix(loss=f"{report.loss:.4f}", rayleigh=f"{report.mean_rayleigh:.3f}", refresh=False)
+        done = take_step(step=step)
+        history.append(done)
+        bar.set_postfix(loss=f"{done.loss:.4f}", rayleigh=f"{done.mean_rayleigh:.3f}", refresh=False)
         seconds = seconds_before + perf_counter() - began
         if folder and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
-            _save(folder, psi, optimizer, history, seconds)
-    return Training(psi=psi.eval(), history=tuple(history), train_s=seconds)
+            _save(folder, network, optimizer, history, seconds)
+    return history, seconds
+
+
+def total_steps(store: FeatureStore, config: Config) -> int:
+    """Steps of a whole training; images left over at the end of an epoch wait for another order."""
+    return config.epochs * (len(store) // min(config.batch_images, len(store)))
+
+
+def batch_at(store: FeatureStore, config: Config, *, seed: int, step: int) -> Batch:
+    """The batch, schedules and noise of one step."""
+    size = min(config.batch_images, len(store))
+    epoch, position = divmod(step, len(store) // size)
+    images = np.sort(epoch_order(len(store), seed, epoch)[position * size :][:size])
+    down, right = np.random.default_rng([seed, step, 1]).integers(config.patch_stride, size=2)
+    rows, columns = slice(down, None, config.patch_stride), slice(right, None, config.patch_stride)
+    levels = store.levels(images, rows, columns)
+    progress = step / total_steps(store, config)
+    return Batch(
+        step=step,
+        epoch=epoch,
+        images=images,
+        rows=rows,
+        columns=columns,
+        levels=levels,
+        kappa=kernel_of(levels[..., -store.channels[-1] :], store.colours(images, rows, columns), config),
+        temperature=half_cosine(progress, config.temperature_start, config.temperature_end),
+        learning_rate=half_cosine(progress, config.learning_rate, 0.0),
+        noise=torch.Generator().manual_seed((seed + 1) << 32 | step),
+    )
 
 
 def _train_step(
     psi: Eigenfunctions,
     optimizer: torch.optim.Optimizer,
     store: FeatureStore,
-    chosen: np.ndarray,
     config: Config,
     *,
     seed: int,
     step: int,
-    epoch: int,
-    total: int,
 ) -> Step:
-    temperature = half_cosine(step / total, config.temperature_start, config.temperature_end)
-    rate = half_cosine(step / total, config.learning_rate, 0.0)
+    batch = batch_at(store, config, seed=seed, step=step)
+    set_learning_rate(optimizer, batch.learning_rate)
+    objective = optimise(
+        psi, optimizer, batch.levels, batch.kappa, config, temperature=batch.temperature, noise=batch.noise
+    )
+    return batch.report(objective)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    down, right = np.random.default_rng([seed, step, 1]).integers(config.patch_stride, size=2)
-    rows, columns = slice(down, None, config.patch_stride), slice(right, None, config.patch_stride)
-    levels = store.levels(chosen, rows, columns)  # (images, h, w, 3C)
-    colours = store.colours(chosen, rows, columns)  # (images, h, w, 3)
-    noise = torch.Generator().manual_seed((seed + 1) << 32 | step)
-    kappa = kernel_of(levels[..., -store.channels[-1] :], colours, config)
-    objective = optimise(psi, optimizer, levels, kappa, config, temperature=temperature, noise=noise)
-    return Step(
-        step=step,
-        epoch=epoch,
-        loss=objective.loss.item(),
-        mean_rayleigh=objective.rayleigh.mean().item(),
-        penalty=objective.penalty.item(),
-        temperature=temperature,
-        learning_rate=rate,
-    )
 
 
 def kernel_of(features: Tensor, colours: Tensor, config: Config) -> sp.csr_array:
@@ -201,21 +290,46 @@ def optimise(
         temperature: Of the Gumbel-Softmax.
         noise: Source of its noise.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+    with mixed_precision(config):
         logits = psi(levels.flatten(1, 2))
+    objective = objective_of(logits, kappa, config, temperature=temperature, noise=noise)
+    descend(optimizer, objective.loss)
+    return objective
+
+
+def mixed_precision(config: Config) -> torch.autocast:
+    """The context in which psi runs while it trains."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+def objective_of(
+    logits: Tensor, kappa: sp.csr_array, config: Config, *, temperature: float, noise: torch.Generator
+) -> Objective:
+    """From psi's logits to Eq. 5: Gumbel-Softmax, L2 batch norm (3.5), objective.
+
+    Args:
+        logits: Shape ``(images, T, K)``.
+        kappa: Shape ``(B, B)`` with ``B = images * T``.
+        config: Quantisation and objective.
+        temperature: Of the Gumbel-Softmax.
+        noise: Source of its noise.
+    """
     values = logits.float().flatten(0, 1)  # (B, K)
     if config.quantise:
         values = gumbel_softmax(values, temperature=temperature, generator=noise)
-    objective = neural_eigenfunction_objective(
+    return neural_eigenfunction_objective(
         l2_batch_norm(values),
         kappa,
         orthogonality_weight=config.orthogonality_weight_for(values.shape[1]),
         trace_scale=config.trace_scale,
     )
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Backward pass and one step of the optimizer."""
     optimizer.zero_grad(set_to_none=True)
-    objective.loss.backward()
+    loss.backward()
     optimizer.step()
-    return objective
 
 
 def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
@@ -223,7 +337,8 @@ def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
-def _check_sizes(store: FeatureStore, config: Config, num_eigenfunctions: int) -> None:
+def check_sizes(store: FeatureStore, config: Config, num_eigenfunctions: int) -> None:
+    """``InputError`` if a batch has fewer patches than K, or none at all."""
     if config.patch_stride > min(store.grid):
         raise InputError(f"patch_stride is {config.patch_stride}, but an image has {store.grid} patches; lower it")
     patches = min(config.batch_images, len(store)) * math.prod(side // config.patch_stride for side in store.grid)
@@ -235,10 +350,10 @@ def _check_sizes(store: FeatureStore, config: Config, num_eigenfunctions: int) -
 
 
 def _save(
-    folder: Path, psi: Eigenfunctions, optimizer: torch.optim.Optimizer, history: list[Step], seconds: float
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, history: list[Step], seconds: float
 ) -> None:
-    names = [name for name, _ in psi.named_parameters()]
-    tensors = {f"psi.{name}": tensor for name, tensor in psi.state_dict().items()}
+    names = [name for name, _ in network.named_parameters()]
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{names[index]}.{key}": value for key, value in state.items()}
     write_checked_tensors(
@@ -246,15 +361,16 @@ def _save(
     )
 
 
-def _resume(folder: Path, psi: Eigenfunctions, optimizer: torch.optim.Optimizer) -> tuple[list[Step], float]:
+def _resume(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step_type: type[Step]
+) -> tuple[list[Step], float]:
     if not (folder / CHECKPOINT).is_file():
         return [], 0.0
     tensors, document = read_checked_tensors(folder / CHECKPOINT)
-    psi.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("psi.")})
+    network.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
     state = optimizer.state_dict()
-    for index, (name, _) in enumerate(psi.named_parameters()):
+    for index, (name, _) in enumerate(network.named_parameters()):
         prefix = f"adam.{name}."
         state["state"][index] = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
     optimizer.load_state_dict(state)
-    history = [Step(**entry) for entry in document["history"]]
-    return history, document["train_s"]
+    return [step_type(**entry) for entry in document["history"]], document["train_s"]

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from test_experiments import write_folder_dataset
 
-from neuralef import cli
+from neuralef import cli, notebooks
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ RUN = ("run", "--dataset", "synthetic_scenes", "--profile", "smoke", "--methods"
 def test_help_lists_every_command(monkeypatch, capsys):
     status, out, _ = call(monkeypatch, capsys, "--help")
     assert status == 0
-    for command in ("data", "weights", "run", "reproduce", "segment", "report"):
+    for command in ("data", "weights", "run", "reproduce", "segment", "report", "audit"):
         assert command in out
 
 
@@ -44,6 +44,32 @@ def test_run_says_where_the_results_are(monkeypatch, capsys, tmp_path):
     status, out, _ = call(monkeypatch, capsys, *RUN, tmp_path / "out")
     assert status == 0
     assert out.splitlines()[-1] == f"results are in {tmp_path / 'out' / 'results.csv'}"
+
+
+AUDIT = ("audit", "--dataset", "synthetic_scenes", "--profile", "smoke", "--set", "epochs=1", "--out")
+
+
+def test_audit_prints_a_table_and_says_where_the_results_are(monkeypatch, capsys, tmp_path):
+    status, out, err = call(monkeypatch, capsys, *AUDIT, tmp_path / "out", "--seeds", "3")
+    assert status == 0
+    assert out.splitlines()[-1] == f"results are in {tmp_path / 'out' / 'audit.csv'}"
+    assert sum("linear probe" in line for line in out.splitlines()) == 2
+    assert "audit of synthetic_scenes" in err
+    assert not (tmp_path / "out" / "results.csv").exists()
+
+
+def test_reproduce_runs_the_notebooks_of_the_profile_or_those_asked_for(monkeypatch, capsys, tmp_path):
+    def executed(*arguments):
+        started = []
+        monkeypatch.setattr("neuralef.notebooks.execute", lambda source, *_, **__: started.append(source.name[:2]))
+        status, *_ = call(monkeypatch, capsys, "reproduce", *arguments, "--out", tmp_path)
+        assert status == 0
+        return started
+
+    everything = [path.name[:2] for path in notebooks.sources()]
+    assert "30" in everything
+    assert executed("--profile", "smoke") == everything
+    assert executed("--profile", "smoke", "--notebook", "1[12]*") == ["11", "12"]
 
 
 def test_segment_writes_a_map_of_the_photographs_size(monkeypatch, capsys, tmp_path):
@@ -114,6 +140,10 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("run", "--dataset", "synthetic_scenes", "--profile", "leisurely", "--out", "OUT"), "leisurely"),
         (("reproduce", "--profile", "smoke", "--notebook", "77", "--out", "OUT"), "77"),
         (("reproduce", "--profile", "smoke", "-p", "flavour=1", "--out", "OUT"), "flavour"),
+        ((*AUDIT, "OUT", "--seeds", "one"), "one"),
+        ((*AUDIT, "OUT", "--seeds", "1,1"), "1,1"),
+        ((*AUDIT, "OUT", "--variants", "some"), "some"),
+        ((*AUDIT, "OUT", "--label-weight", "-2"), "-2"),
         (("data", "prepare", "moon"), "moon"),
         (("weights", "fetch", "moon"), "moon"),
         (("segment", "nowhere.jpg", "--out", "OUT"), "nowhere.jpg"),

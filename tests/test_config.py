@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from neuralef import config as config_module
+from neuralef import notebooks
 from neuralef.clustering import Method
 from neuralef.config import Config, load_profile, parse_assignments, profiles
 from neuralef.errors import InputError
@@ -167,6 +168,20 @@ def test_assignments_split_at_the_first_equals_sign():
 
 def test_there_are_profiles():
     assert {"smoke", "quick"} <= set(profiles())
+
+
+def test_quick_leaves_out_the_notebooks_that_train_again_and_again():
+    chosen = [path.name[:2] for path in notebooks.sources(*load_profile("quick").notebooks)]
+    assert chosen == ["01", "10", "11", "12", "13", "14", "90"]
+    everything = notebooks.sources()
+    for name in ("smoke", "standard"):
+        assert notebooks.sources(*load_profile(name).notebooks) == everything
+
+
+def test_standard_is_quick_with_more_seeds():
+    quick, standard = load_profile("quick"), load_profile("standard")
+    assert standard.config == quick.config
+    assert standard.seeds == (0, 1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("name", profiles())

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
-from neuralef.evaluation import Contingency, match_hungarian, match_majority, match_max_iou, score
+from neuralef.evaluation import (
+    Contingency,
+    image_counts,
+    match_hungarian,
+    match_majority,
+    match_max_iou,
+    score,
+    score_mapping,
+)
 
 tables = arrays(np.int64, (4, 3), elements=st.integers(0, 50)).filter(lambda counts: counts.sum() > 0)
 
@@ -103,3 +111,19 @@ def test_unused_clusters_are_not_counted_as_used():
 def test_no_labelled_pixel_is_an_error():
     with pytest.raises(ValueError, match="ignore label"):
         score(np.zeros((3, 2), np.int64), "max_iou")
+
+
+def test_counts_of_single_images_add_up_to_the_table():
+    generator = np.random.default_rng(2)
+    table, single = Contingency(4, 3), []
+    for _ in range(3):
+        clusters, labels = generator.integers(0, 4, (5, 6)), generator.choice([0, 1, 2, 255], (5, 6))
+        table.add(clusters, labels)
+        single.append(image_counts(clusters, labels, 4, 3))
+    np.testing.assert_array_equal(sum(single), table.counts)
+
+
+def test_clusters_that_are_classes_need_no_matching():
+    found = score_mapping(np.array([[3, 1], [2, 4]]), np.arange(2))
+    assert found.accuracy == pytest.approx(7 / 10)
+    assert found.mean_iou == pytest.approx((3 / 6 + 4 / 7) / 2)

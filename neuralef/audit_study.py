@@ -1,0 +1,408 @@
+"""The label-gradient audit as a study: run, keep, compare (see :mod:`neuralef.audit` for what is trained).
+
+Numbers of the audit stay apart from ``results.csv``, so that no score of a psi that saw labels ever stands among the
+label-free ones::
+
+    <out>/audit.csv                        one row for each variant, seed, method and matching
+    <out>/audit/<audit id>/<variant>-<method>.safetensors
+                                           counts of every validation image, (N, K, C), with checksum and provenance
+
+The second kind of file is what bootstrap intervals draw from. Rows are derived from it, trainings are checkpointed in
+the cache, so an interrupted audit takes up what is whole and computes the rest.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from neuralef import provenance
+from neuralef.audit import (
+    VARIANTS,
+    LinearProbe,
+    Variant,
+    official_label_weight,
+    train_probed,
+    training_label_counts,
+)
+from neuralef.clustering import ClusterHead, EigenfunctionHead, fit_hidden_kmeans
+from neuralef.eigenfunctions import Eigenfunctions
+from neuralef.errors import InputError
+from neuralef.evaluation import MATCHINGS, Scores, image_counts, score, score_mapping
+from neuralef.experiments import PROTOCOL, Experiment, Workbench, open_workbench
+from neuralef.files import ensure_writable_folder, read_checked_tensors, tensors_digest, write_checked_tensors
+from neuralef.intervals import Interval, bootstrap_interval, max_iou_score, paired_difference_interval
+from neuralef.paths import cache_root
+from neuralef.reporting import METHOD_TITLES, mean_and_spread
+from neuralef.results import COLUMNS, append_rows, parameter_columns
+from neuralef.segmentation import segment_store
+
+FILE = "audit.csv"
+AUDIT_COLUMNS = ("audit_id", "variant", "label_weight", "psi", *COLUMNS[1:])
+AUDIT_KEY = ("audit_id", "variant", "method", "matching")
+
+CLUSTERINGS = ("ours", "ours_star")
+PROBE = "linear_probe"
+IDENTITY = "identity"
+"""Matching of the linear probe, whose outputs are classes."""
+
+TITLES = {**METHOD_TITLES, PROBE: "linear probe"}
+
+
+def methods_of(variant: Variant) -> tuple[str, ...]:
+    """What is evaluated: Ours and Ours*, and the head where there is one."""
+    return CLUSTERINGS if variant == "none" else (*CLUSTERINGS, PROBE)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """psi of one variant, its head where there is one, and the seconds the training took."""
+
+    psi: Eigenfunctions
+    probe: nn.Linear | None
+    train_s: float
+
+
+@dataclass
+class Audit:
+    """What the seeds and variants of an audit share: dataset, backbone, features, labels of the training patches.
+
+    Attributes:
+        bench: Dataset, backbone and features.
+        out: Results folder.
+        label_weight: Of the cross-entropy beside our loss; ``None``: the official ratio.
+        progress: Whether to show bars.
+    """
+
+    bench: Workbench
+    out: Path
+    label_weight: float | None = None
+    progress: bool = True
+
+    @cached_property
+    def label_counts(self) -> np.ndarray:
+        """Pixels of each class in every training patch, shape ``(images, h, w, C)``."""
+        return training_label_counts(self.bench.dataset, self.bench.train, progress=self.progress)
+
+    def weight(self, experiment: Experiment) -> float:
+        """The weight that is used."""
+        return official_label_weight(experiment.config) if self.label_weight is None else self.label_weight
+
+    def audit_id(self, experiment: Experiment) -> str:
+        """Digest of all that determines the rows: those of the experiment, the training labels, the weight."""
+        experiment_id = self.bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
+        return provenance.digest(experiment_id, *self._label_parts(experiment))
+
+    def trained(self, experiment: Experiment, variant: Variant) -> Trained:
+        """psi of one variant, from the cache if it is there."""
+        identity = (experiment.clusters, experiment.seed, experiment.config)
+        if variant == "none":
+            training = self.bench.training(*identity)
+            return Trained(training.psi, None, training.train_s)
+        key = provenance.digest(self.bench.training_key(*identity), variant, *self._label_parts(experiment))
+        training = train_probed(
+            self.bench.train,
+            self.label_counts,
+            experiment.config,
+            num_eigenfunctions=experiment.clusters,
+            seed=experiment.seed,
+            variant=variant,
+            label_weight=self.weight(experiment),
+            folder=cache_root() / "audit" / key,
+            progress=self.progress,
+        )
+        return Trained(training.psi, training.probe, training.train_s)
+
+    def missing(self, experiment: Experiment, variant: Variant) -> list[str]:
+        """Methods whose counts are not kept yet."""
+        audit_id = self.audit_id(experiment)
+        return [name for name in methods_of(variant) if not counts_path(self.out, audit_id, variant, name).is_file()]
+
+    def run(self, experiment: Experiment, variant: Variant) -> list[dict[str, Any]]:
+        """Train, evaluate and keep one variant of one seed, as far as it is not kept already.
+
+        Returns:
+            Its rows, which are in ``out/audit.csv``.
+        """
+        audit_id = self.audit_id(experiment)
+        missing = self.missing(experiment, variant)
+        if missing:
+            trained = self.trained(experiment, variant)
+            for method in missing:
+                counts, record = self._evaluate(experiment, trained, variant, method)
+                path = counts_path(self.out, audit_id, variant, method)
+                write_checked_tensors(path, {"counts": torch.from_numpy(counts)}, {"audit_id": audit_id, **record})
+        rows = [row for method in methods_of(variant) for row in self._rows(experiment, variant, method)]
+        append_rows(self.out / FILE, rows, columns=AUDIT_COLUMNS, key=AUDIT_KEY)
+        return rows
+
+    def _label_parts(self, experiment: Experiment) -> tuple[str, float, str]:
+        labels = self.bench.dataset.label_fingerprint("train")
+        return labels, self.weight(experiment), provenance.code_digest("audit")
+
+    def _evaluate(
+        self, experiment: Experiment, trained: Trained, variant: Variant, method: str
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        bench, began = self.bench, perf_counter()
+        head = self._head(experiment, trained, method)
+        fitted = perf_counter()
+        classes = len(bench.dataset.classes)
+        counts = np.zeros((len(bench.val), head.num_clusters, classes), dtype=np.int32)
+        predictions = segment_store(head, bench.val)
+        title = f"evaluating {method}, label head {variant}"
+        bar = tqdm(predictions, total=len(bench.val), desc=title, unit="image", disable=not self.progress)
+        for index, (image_id, clusters) in enumerate(bar):
+            counts[index] = image_counts(clusters, bench.label(image_id), head.num_clusters, classes)
+        return counts, {
+            "variant": variant,
+            "method": method,
+            "psi": tensors_digest(trained.psi.state_dict())[:16],
+            **provenance.stamp(),
+            "extract_s": round(bench.train.extract_s + bench.val.extract_s, 3),
+            "train_s": round(trained.train_s, 3),
+            "cluster_s": round(fitted - began if method == "ours_star" else 0.0, 3),
+            "eval_s": round(perf_counter() - fitted, 3),
+            "peak_rss_mb": round(provenance.peak_rss_mb(), 1),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def _head(self, experiment: Experiment, trained: Trained, method: str) -> ClusterHead:
+        config = experiment.config
+        if method == PROBE:
+            return LinearProbe(trained.psi, trained.probe, config.precision)
+        if method == "ours":
+            return EigenfunctionHead(trained.psi, config.precision)
+        common = {"num_clusters": experiment.clusters, "seed": experiment.seed, "progress": self.progress}
+        return fit_hidden_kmeans(self.bench.train, trained.psi, config, **common)
+
+    def _rows(self, experiment: Experiment, variant: Variant, method: str) -> Iterator[dict[str, Any]]:
+        tensors, record = read_checked_tensors(counts_path(self.out, self.audit_id(experiment), variant, method))
+        counts = tensors["counts"].numpy()
+        for matching, scores in _scores(counts.sum(axis=0, dtype=np.int64), method).items():
+            yield {
+                **record,
+                "label_weight": self.weight(experiment),
+                "matching": matching,
+                "dataset": experiment.dataset,
+                "split": "val",
+                "images": len(counts),
+                "backbone": experiment.backbone,
+                "clusters": counts.shape[1],
+                "classes": counts.shape[2],
+                "protocol": PROTOCOL,
+                "crf": "none",
+                "seed": experiment.seed,
+                "accuracy": scores.accuracy,
+                "mean_iou": scores.mean_iou,
+                "clusters_used": scores.clusters_used,
+                **parameter_columns(experiment.config),
+            }
+
+
+def run_audit(
+    experiments: Sequence[Experiment],
+    out: Path,
+    *,
+    bench: Workbench | None = None,
+    variants: Sequence[Variant] = VARIANTS,
+    label_weight: float | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train every variant for every seed, evaluate, and add the rows to ``out/audit.csv``.
+
+    Args:
+        experiments: They differ in their seed alone.
+        out: Results folder.
+        bench: A workbench with their dataset, backbone and feature settings.
+        variants: Which of :data:`neuralef.audit.VARIANTS`.
+        label_weight: Of the cross-entropy beside our loss; default the official ratio.
+        progress: Whether to show bars.
+
+    Returns:
+        The rows of these experiments and variants, new or already there.
+
+    Raises:
+        InputError: If there is no experiment, a variant is unknown, the weight cannot be used, a training image has no
+            label, or nothing can be written to the output folder.
+    """
+    unknown = [variant for variant in variants if variant not in VARIANTS]
+    if unknown or not variants:
+        raise InputError(f"unknown variant {(*unknown, '')[0]!r}; there are {', '.join(VARIANTS)}")
+    if not experiments:
+        raise InputError("an audit needs at least one seed; name some with --seeds")
+    if label_weight is not None and not 0 <= label_weight < math.inf:
+        raise InputError(f"label_weight is {label_weight}; it must not be negative, and finite")
+    ensure_writable_folder(out)
+    audit = Audit(bench or open_workbench(experiments[0], progress=progress), out, label_weight, progress)
+    work = [(experiment, variant) for experiment in experiments for variant in variants]
+    if any(variant != "none" and audit.missing(experiment, variant) for experiment, variant in work):
+        _ = audit.label_counts  # a missing label is to be met now, not after the first training
+    bar = tqdm(work, desc=f"audit of {audit.bench.dataset_name}", unit="training", disable=not progress)
+    rows = [row for experiment, variant in bar for row in audit.run(experiment, variant)]
+    return pd.DataFrame(rows, columns=AUDIT_COLUMNS)
+
+
+def counts_path(out: Path, audit_id: str, variant: str, method: str) -> Path:
+    """Where the counts of every image are kept."""
+    return out / "audit" / audit_id / f"{variant}-{method}.safetensors"
+
+
+def read_audit(path: Path) -> pd.DataFrame:
+    """All rows of an ``audit.csv``.
+
+    Raises:
+        InputError: If there is none, or it has other columns.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no audit in {path}; run `neuralef audit` first")
+    frame = pd.read_csv(path, dtype={"audit_id": str, "psi": str, "git_sha": str}, keep_default_na=False)
+    if tuple(frame.columns) != AUDIT_COLUMNS:
+        raise InputError(f"{path} has other columns than this version reads; it was written by another version")
+    return frame
+
+
+def counts_of(rows: pd.DataFrame, out: Path, variant: Variant, method: str) -> list[np.ndarray]:
+    """Counts of every image for each seed, in the order of the seeds.
+
+    Args:
+        rows: Of one dataset and setting.
+        out: Results folder.
+        variant: One of :data:`neuralef.audit.VARIANTS`.
+        method: One of :func:`methods_of`.
+
+    Returns:
+        For each seed, shape ``(N, K, C)``.
+    """
+    chosen = rows[(rows["variant"] == variant) & (rows["method"] == method)].sort_values("seed")
+    paths = [counts_path(out, audit_id, variant, method) for audit_id in dict.fromkeys(chosen["audit_id"])]
+    return [read_checked_tensors(path)[0]["counts"].numpy() for path in paths]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method without a label head and with its gradient: mIoU under ``max_iou``.
+
+    Attributes:
+        method: Ours or Ours*.
+        without: Interval of the mean over seeds without.
+        with_gradient: Interval of the mean over seeds with.
+        difference: Interval of the paired difference, with minus without.
+        gains: Difference of each seed, in the order of the seeds.
+    """
+
+    method: str
+    without: Interval
+    with_gradient: Interval
+    difference: Interval
+    gains: tuple[float, ...]
+
+    def row(self) -> dict[str, str]:
+        """A line of a table; percent and points."""
+        return {
+            "method": TITLES[self.method],
+            "without": _percent(self.without),
+            "with gradient": _percent(self.with_gradient),
+            "difference": _percent(self.difference, sign="+"),
+            "seeds where it is higher": f"{sum(gain > 0 for gain in self.gains)} of {len(self.gains)}",
+        }
+
+    def sentence(self) -> str:
+        """What the numbers say, in Markdown; percent and points."""
+        title = TITLES[self.method].replace("*", r"\*")
+        overlap = "overlap" if self.without.overlaps(self.with_gradient) else "do not overlap"
+        zero = "includes" if self.difference.holds(0) else "excludes"
+        return (
+            f"**{title}**: {_percent(self.without)} without, {_percent(self.with_gradient)} with the label gradient; "
+            f"the two intervals {overlap}. Paired difference {_percent(self.difference, sign='+')} points; its "
+            f"interval {zero} 0. mIoU is higher with the gradient in {self.row()['seeds where it is higher']} seeds."
+        )
+
+
+def compare(rows: pd.DataFrame, out: Path, method: str, *, draws: int = 1000, level: float = 0.95) -> Comparison:
+    """``none`` beside ``gradient``: bootstrap intervals over images and seeds, and of their paired difference.
+
+    Args:
+        rows: Of one dataset and setting, as :func:`run_audit` returns them.
+        out: Results folder.
+        method: Ours or Ours*.
+        draws: Resamples.
+        level: Of the intervals.
+
+    Raises:
+        InputError: If the two variants were not run for the same seeds.
+    """
+    seeds = {name: sorted(set(rows.loc[rows["variant"] == name, "seed"])) for name in ("none", "gradient")}
+    if seeds["none"] != seeds["gradient"] or not seeds["none"]:
+        raise InputError(
+            f"variant none has seeds {seeds['none']}, gradient {seeds['gradient']}; run both for the same seeds"
+        )
+    before, after = (counts_of(rows, out, variant, method) for variant in seeds)
+    settings = {"draws": draws, "level": level}
+    scores = [[max_iou_score(run.sum(axis=0, dtype=np.int64)) for run in side] for side in (before, after)]
+    return Comparison(
+        method,
+        bootstrap_interval(before, **settings),
+        bootstrap_interval(after, **settings),
+        paired_difference_interval(before, after, **settings),
+        tuple(second - first for first, second in zip(*scores, strict=True)),
+    )
+
+
+def audit_table(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: float = 0.95) -> pd.DataFrame:
+    """Variants and methods in rows: mean ± spread over seeds, and the bootstrap interval of the mean mIoU.
+
+    Clusterings are matched by ``max_iou``; the linear probe's outputs are classes and need no matching.
+
+    Args:
+        rows: Of one dataset and setting, as :func:`run_audit` returns them.
+        out: Results folder.
+        draws: Resamples.
+        level: Of the intervals.
+
+    Returns:
+        Strings, ready to print; percent.
+    """
+    table = []
+    for variant in [name for name in VARIANTS if name in set(rows["variant"])]:
+        for method in methods_of(variant):
+            chosen = rows[(rows["variant"] == variant) & (rows["method"] == method)]
+            chosen = chosen[chosen["matching"].isin(["max_iou", IDENTITY])]
+            statistic = _identity_score if method == PROBE else max_iou_score
+            interval = bootstrap_interval(counts_of(rows, out, variant, method), statistic, draws=draws, level=level)
+            table.append(
+                {
+                    "label head": variant,
+                    "method": TITLES[method],
+                    "seeds": chosen["seed"].nunique(),
+                    "matching": chosen["matching"].iloc[0],
+                    "Acc": mean_and_spread(chosen["accuracy"]),
+                    "mIoU": mean_and_spread(chosen["mean_iou"]),
+                    f"{100 * level:.0f} % interval of mIoU": f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
+                }
+            )
+    return pd.DataFrame(table).astype(str)
+
+
+def _scores(counts: np.ndarray, method: str) -> Mapping[str, Scores]:
+    if method == PROBE:
+        return {IDENTITY: score_mapping(counts, np.arange(len(counts)))}
+    return {matching: score(counts, matching) for matching in MATCHINGS}
+
+
+def _identity_score(counts: np.ndarray) -> float:
+    return score_mapping(counts, np.arange(len(counts))).mean_iou
+
+
+def _percent(interval: Interval, *, sign: str = "") -> str:
+    estimate, low, high = (f"{100 * value:{sign}.1f}" for value in (interval.estimate, interval.low, interval.high))
+    return f"{estimate} ({low} to {high})"

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+from neuralef import intervals
+from neuralef.evaluation import score
+from neuralef.intervals import Interval, bootstrap_interval, max_iou_score, paired_difference_interval
+
+
+def tables(runs, images=7, clusters=5, classes=3, seed=0):
+    """Counts of some runs that share their images: labels per image are alike, clusters differ."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(1, 40, (images, classes))
+    found = []
+    for _ in range(runs):
+        shares = rng.dirichlet(np.full(clusters, 0.4), size=(images, classes))  # of each class, its clusters
+        found.append(np.rint(truth[:, None, :] * shares.transpose(0, 2, 1)).astype(np.int32))
+    return found
+
+
+def literal_mean_iou(counts):
+    """max_iou and mIoU cluster by cluster and class by class."""
+    K, C = counts.shape
+    mapping = []
+    for k in range(K):
+        overlaps = []
+        for c in range(C):
+            union = counts[k].sum() + counts[:, c].sum() - counts[k, c]
+            overlaps.append(counts[k, c] / union if union else 0.0)
+        mapping.append(int(np.argmax(overlaps)))
+    scores = []
+    for c in range(C):
+        right = sum(counts[k, c] for k in range(K) if mapping[k] == c)
+        predicted = sum(counts[k].sum() for k in range(K) if mapping[k] == c)
+        union = counts[:, c].sum() + predicted - right
+        if union:
+            scores.append(right / union)
+    return float(np.mean(scores))
+
+
+def literal_draws(runs, draws, seed):
+    """Every resample as lists of images and runs, drawn as the package draws them; tables added up one by one."""
+    images = len(runs[0])
+    rng = np.random.default_rng(seed)
+    image_weights = [rng.multinomial(images, [1 / images] * images) for _ in range(draws)]
+    run_weights = [rng.multinomial(len(runs), [1 / len(runs)] * len(runs)) for _ in range(draws)]
+    for of_images, of_runs in zip(image_weights, run_weights, strict=True):
+        chosen = [index for index, times in enumerate(of_images) for _ in range(times)]
+        yield [
+            literal_mean_iou(sum(runs[run][index].astype(int) for index in chosen))
+            for run, times in enumerate(of_runs)
+            for _ in range(times)
+        ]
+
+
+def test_interval_is_that_of_the_literal_version():
+    runs = tables(3)
+    values = [np.mean(of_runs) for of_runs in literal_draws(runs, 50, seed=4)]
+    found = bootstrap_interval(runs, draws=50, seed=4, level=0.9)
+    assert found.estimate == pytest.approx(np.mean([literal_mean_iou(run.sum(axis=0)) for run in runs]))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])))
+    assert found.bias == pytest.approx(np.mean(values) - found.estimate)
+
+
+def test_difference_is_that_of_the_literal_version():
+    first, second = tables(3, seed=1), tables(3, seed=2)
+    drawn = zip(literal_draws(first, 50, seed=4), literal_draws(second, 50, seed=4), strict=True)
+    values = [np.mean(b) - np.mean(a) for a, b in drawn]
+    found = paired_difference_interval(first, second, draws=50, seed=4, level=0.9)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])))
+    assert found.estimate == pytest.approx(
+        np.mean([literal_mean_iou(run.sum(axis=0)) for run in second])
+        - np.mean([literal_mean_iou(run.sum(axis=0)) for run in first])
+    )
+
+
+def test_tables_too_large_to_hold_at_once_change_nothing(monkeypatch):
+    runs = tables(2)
+    whole = bootstrap_interval(runs, draws=20)
+    monkeypatch.setattr(intervals, "CELLS_AT_ONCE", 3 * runs[0][0].size)
+    assert bootstrap_interval(runs, draws=20) == whole
+
+
+def test_a_single_run_draws_images_alone():
+    (run,) = tables(1)
+    values = [scores[0] for scores in literal_draws([run], 40, seed=0)]
+    found = bootstrap_interval([run], draws=40)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+
+
+def test_equal_treatments_differ_by_nothing():
+    runs = tables(3)
+    assert paired_difference_interval(runs, runs, draws=30) == Interval(0.0, 0.0, 0.0)
+
+
+def test_images_all_alike_leave_the_spread_of_the_runs_alone():
+    runs = [np.repeat(run[:1], 6, axis=0) for run in tables(2)]
+    scores = sorted(max_iou_score(run.sum(axis=0)) for run in runs)
+    found = bootstrap_interval(runs, draws=200)
+    assert (found.low, found.high) == pytest.approx(tuple(scores))
+
+
+def test_pairing_makes_a_constant_gain_sure():
+    """Runs differ widely, but each gains when the pixels of class 0 get clusters of their own."""
+    first = tables(6, images=30, seed=3)
+    second = [np.concatenate([run, np.zeros_like(run)], axis=1) for run in first]
+    for run in second:
+        moved = run[:, :5, 0].copy()
+        run[:, :5, 0] -= moved
+        run[:, 5:, 0] += moved
+    difference = paired_difference_interval(first, second, draws=200)
+    assert not difference.holds(0.0)
+    assert difference.low > 0
+
+
+def test_runs_on_other_images_are_refused():
+    with pytest.raises(ValueError, match="same images"):
+        bootstrap_interval([*tables(1, images=7), *tables(1, images=8)])
+    with pytest.raises(ValueError, match="none"):
+        bootstrap_interval([])
+    with pytest.raises(ValueError, match="paired"):
+        paired_difference_interval(tables(2), tables(3))
+
+
+@pytest.mark.parametrize(("other", "common"), [((0.3, 0.5), True), ((0.2, 0.4), True), ((0.41, 0.5), False)])
+def test_intervals_that_touch_overlap(other, common):
+    first, second = Interval(0.3, 0.2, 0.4), Interval(0.4, *other)
+    assert first.overlaps(second) == second.overlaps(first) == common
+    assert first.holds(0.2)
+    assert not first.holds(0.41)
+
+
+def test_the_statistic_is_the_headline_score():
+    counts = tables(1)[0].sum(axis=0)
+    assert max_iou_score(counts) == score(counts, "max_iou").mean_iou
