@@ -49,7 +49,10 @@ def data_list(root: Root = None) -> None:
 @data_app.command("prepare")
 def data_prepare(
     name: Annotated[str, typer.Argument(help="Name from `neuralef data list`.")],
-    archive: Annotated[Path | None, typer.Option(help="An archive you have downloaded.")] = None,
+    archive: Annotated[
+        list[Path] | None,
+        typer.Option(help="An archive you have downloaded; repeated for a dataset made from several."),
+    ] = None,
     root: Root = None,
 ) -> None:
     """Download (or take the given archive), verify, unpack safely and check every file."""

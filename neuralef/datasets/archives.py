@@ -12,7 +12,7 @@ import tarfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -108,34 +108,37 @@ def _network(url: str, advice: str) -> Iterator[None]:
         raise InputError(f"cannot download {url} ({error or type(error).__name__}); {advice}") from error
 
 
-def unpack(archive: Path, target: Path) -> Path:
-    """Unpack a tar (plain or compressed) or zip archive into the new folder ``target``.
+def unpack(archives: Path | Sequence[Path], target: Path) -> Path:
+    """Unpack a tar (plain or compressed) or zip archive, or several over each other, into the new folder ``target``.
 
     Members are written by hand as plain files and folders: no owner, no permission and no device is taken over, and a
     link may only point downwards, so that nothing can leave the folder. ``target`` appears when all is unpacked; on any
     failure nothing stays. Processes that might unpack to the same place need a lock around the call.
 
     Args:
-        archive: The file.
+        archives: The file or files; where two hold a file of the same name, the later one's stays.
         target: Folder to create; must not exist.
 
     Returns:
         ``target``.
 
     Raises:
-        InputError: If the archive is missing, damaged, cut off or encrypted, a member leads out of the folder or is a
+        InputError: If an archive is missing, damaged, cut off or encrypted, a member leads out of the folder or is a
             device, ``target`` exists, or it cannot be written.
     """
-    if not archive.is_file():
-        raise InputError(f"archive {archive} is missing; check the path")
-    if target.exists():
-        raise InputError(f"cannot unpack {archive}: {target} already exists; delete it first")
+    archives = [archives] if isinstance(archives, Path) else archives
+    for archive in archives:
+        if not archive.is_file():
+            raise InputError(f"archive {archive} is missing; check the path")
+        if target.exists():
+            raise InputError(f"cannot unpack {archive}: {target} already exists; delete it first")
     ensure_writable_folder(target.parent)
     unfinished = target.with_name(f".{target.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir()
-        _extract(archive, unfinished)
+        for archive in archives:
+            _extract(archive, unfinished)
         unfinished.rename(target)
     except DAMAGE as error:
         raise InputError(f"archive {archive} is damaged or incomplete ({_reason(error)}); download it again") from error

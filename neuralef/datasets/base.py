@@ -148,6 +148,14 @@ class FileDataset(Dataset):
             raise InputError(f"{self.name}: split {split!r} is unknown or empty; splits with images: {choices}")
         return dict(members)
 
+    @classmethod
+    def finish(cls, folder: Path) -> None:
+        """Turn freshly unpacked archives in ``folder`` into the layout the constructor reads; nothing to do for most.
+
+        Raises:
+            InputError: If something is missing or damaged.
+        """
+
     def image(self, image_id: str) -> np.ndarray:
         """The photograph, shape ``(H, W, 3)``, uint8 RGB."""
         return read_image(self._files_of(image_id).image)
@@ -186,6 +194,49 @@ class FileDataset(Dataset):
             example = next(iter(self._files), "none")
             raise InputError(f"{self.name} has no image {image_id!r}; its ids look like {example!r}")
         return self._files[image_id]
+
+
+def paired_files(images: Path, image_suffix: str, labels: Path, label_suffix: str) -> dict[str, ImageFiles]:
+    """Both files of every id that has an image or a label, sorted; a file's name is its id and the suffix.
+
+    An id that lacks one of them stays in, so that the lost file is named where it is used and splits do not shift.
+    """
+    ids = {
+        path.name.removesuffix(suffix)
+        for folder, suffix in ((images, image_suffix), (labels, label_suffix))
+        for path in folder.glob(f"*{suffix}")
+        # Archives packed on a Mac hold a "._name" beside every file.
+        if not path.name.startswith(".")
+    }
+    return {
+        name: ImageFiles(images / f"{name}{image_suffix}", labels / f"{name}{label_suffix}") for name in sorted(ids)
+    }
+
+
+def translate(stored: np.ndarray, meaning: Mapping[int, int], path: Path) -> np.ndarray:
+    """Replace the values of a label file by class ids.
+
+    Args:
+        stored: Integers, shape ``(H, W)``.
+        meaning: Class id, or ``IGNORE_LABEL``, of every value that may occur.
+        path: The file, for the message.
+
+    Returns:
+        Shape ``(H, W)``, uint8.
+
+    Raises:
+        InputError: If a value has no meaning.
+    """
+    table = np.full(max(meaning) + 1, -1, dtype=np.int16)
+    table[list(meaning)] = list(meaning.values())
+    values = stored.astype(np.intp)
+    inside = (values >= 0) & (values < table.size)
+    ids = np.where(inside, table[np.where(inside, values, 0)], -1)
+    if ids.min() < 0:
+        raise InputError(
+            f"label {path} holds the value {values[ids < 0][0]}, which stands for no class; replace the file"
+        )
+    return ids.astype(np.uint8)
 
 
 def read_image(path: Path) -> np.ndarray:

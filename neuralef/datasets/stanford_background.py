@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from neuralef.datasets.archives import find_folder
-from neuralef.datasets.base import IGNORE_LABEL, FileDataset, ImageFiles
+from neuralef.datasets.base import IGNORE_LABEL, FileDataset, ImageFiles, paired_files
 from neuralef.datasets.scene_classes import SCENE_CLASSES
 from neuralef.errors import InputError
 
@@ -32,16 +32,12 @@ class StanfordBackground(FileDataset):
         root = find_folder(folder, "images", "labels")
         if root is None:
             raise InputError(f"{self.name}: {folder} holds no iccv09Data/images and iccv09Data/labels")
-        # The union, so that a lost file is named where it is used instead of shifting the split.
-        ids = sorted(_stems(root / "images", ".jpg") | _stems(root / "labels", LABEL_SUFFIX))
-        if not ids:
+        everything = paired_files(root / "images", ".jpg", root / "labels", LABEL_SUFFIX)
+        if not everything:
             raise InputError(f"{self.name}: {root} holds no images/*.jpg and no labels/*{LABEL_SUFFIX}")
         files: dict[str, dict[str, ImageFiles]] = {"train": {}, "val": {}}
-        for index, image_id in enumerate(ids):
-            split = "val" if index % 5 == 4 else "train"
-            files[split][image_id] = ImageFiles(
-                root / "images" / f"{image_id}.jpg", root / "labels" / f"{image_id}{LABEL_SUFFIX}"
-            )
+        for index, (image_id, paths) in enumerate(everything.items()):
+            files["val" if index % 5 == 4 else "train"][image_id] = paths
         super().__init__(root, files)
 
     def decode_label(self, path: Path) -> np.ndarray:
@@ -57,8 +53,3 @@ class StanfordBackground(FileDataset):
         except ValueError as error:
             raise InputError(f"label {path} is damaged ({error}); replace the file") from error
         return np.where(ids < 0, IGNORE_LABEL, ids)
-
-
-def _stems(folder: Path, suffix: str) -> set[str]:
-    # Archives packed on a Mac hold a "._name" beside every file.
-    return {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")}

