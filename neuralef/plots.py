@@ -732,7 +732,12 @@ def histograms(values: Mapping[str, Mapping[str, np.ndarray]], *, xlabel: str, y
 
 
 def function_traces(
-    steps: np.ndarray, panels: Mapping[str, np.ndarray], *, ylabel: str, threshold: float | None = None
+    steps: np.ndarray,
+    panels: Mapping[str, np.ndarray],
+    *,
+    ylabel: str,
+    number: str = "function",
+    threshold: float | None = None,
 ) -> Figure:
     """One curve for each function over training, coloured by its number; a panel for each training.
 
@@ -740,6 +745,7 @@ def function_traces(
         steps: Ascending from 0, shape ``(n,)``; drawn on a logarithmic scale that begins with 0.
         panels: Title of each panel and its values in [0, 1], shape ``(n, K)``.
         ylabel: What the values are.
+        number: What is numbered from 1 to K.
         threshold: A value to mark.
     """
     figure, axes = plt.subplots(
@@ -771,7 +777,7 @@ def function_traces(
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
     bar = figure.colorbar(plt.cm.ScalarMappable(norm=norm, cmap="viridis_r"), ax=axes, shrink=0.9)
     bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    bar.set_label("function", fontsize=8)
+    bar.set_label(number, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
 

@@ -56,7 +56,9 @@ def test_unquantised_psi_recovers_the_leading_eigenfunctions_of_a_kernel_of_phot
     photographs, saliency_vit, tmp_path, monkeypatch
 ):
     """The required result: a correlation of 0.95 for each of the first five."""
-    config = load_profile("quick").config.updated({"width": 128, "pixel_weight": 0.3, "feature_neighbors": 128})
+    config = load_profile("quick").config.updated(
+        {"width": 128, "depth": 2, "pixel_weight": 0.3, "feature_neighbors": 128}
+    )
     ids = photographs.ids("train")[:2]
     monkeypatch.setattr(photographs, "ids", _some(photographs.ids, "train", ids))
     store = extract(photographs, "train", saliency_vit, config, cache=tmp_path, progress=False)
