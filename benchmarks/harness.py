@@ -1,22 +1,15 @@
-"""Measuring: one side of a comparison at a time, in a process of its own, and the table that keeps the ratios.
+"""The table of a benchmark: every row holds both values of a comparison, measured one side at a time.
 
-A side is a function that prepares its inputs and returns what is to be measured, a function without arguments. It is
-run in a fresh process, so that neither side finds the memory or the caches of the other. Its first call gives the peak
-of resident memory above what was there before, the best of the following ones the time.
+Each side runs in a process of its own, see :mod:`neuralef.measuring`.
 """
 
 import csv
-import gc
 import io
 import logging
-import multiprocessing
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
 import pandas as pd
 import torch
@@ -24,27 +17,10 @@ from threadpoolctl import threadpool_info
 
 from neuralef import provenance
 from neuralef.files import write_text
+from neuralef.measuring import THREADS as THREADS  # this and the next: the benchmarks take them from here
+from neuralef.measuring import measure as measure
 
 log = logging.getLogger(__name__)
-
-THREADS = 2
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One side.
-
-    Attributes:
-        seconds: Best of the timed calls; NaN if there were none.
-        peak_mb: Peak resident memory of the first call above what the process held before it, in MB.
-        process_mb: The same peak with all that the process held.
-        result: What the last call returned.
-    """
-
-    seconds: float
-    peak_mb: float
-    process_mb: float
-    result: Any
 
 
 @dataclass(frozen=True)
@@ -77,18 +53,6 @@ class Row:
         if self.target != self.target:
             return ""
         return "met" if self.ratio >= self.target else "missed"
-
-
-def measure(side: Callable[..., Callable[[], Any]], *arguments: Any, repeats: int = 3) -> Measured:
-    """Run one side in a fresh process.
-
-    Args:
-        side: A function of a module, called with ``arguments``; prepares and returns what is measured.
-        arguments: Sizes and settings.
-        repeats: Timed calls after the first; 0 where only the result or the memory counts.
-    """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure, side, arguments, repeats).result()
 
 
 def less_is_better(
@@ -163,24 +127,3 @@ def markdown(folder: Path) -> str:
         body = table(rows).to_markdown(index=False, disable_numparse=True)
         parts.append(f"## {path.stem.replace('_', ' ')}\n\n{body}\n\n{measured_on}")
     return "\n\n".join(parts) + "\n"
-
-
-def _measure(side: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], repeats: int) -> Measured:
-    torch.set_num_threads(THREADS)
-    run = side(*arguments)
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
-    before = _resident_mb("VmRSS")
-    result = run()
-    peak = _resident_mb("VmHWM")
-    times = []
-    for _ in range(repeats):
-        del result
-        began = perf_counter()
-        result = run()
-        times.append(perf_counter() - began)
-    return Measured(min(times, default=float("nan")), peak - before, peak, result)
-
-
-def _resident_mb(name: str) -> float:
-    return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) / 1000

@@ -729,3 +729,137 @@ def histograms(values: Mapping[str, Mapping[str, np.ndarray]], *, xlabel: str, y
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
     axes[0, 0].legend(fontsize=8)
     return figure
+
+
+def function_traces(
+    steps: np.ndarray,
+    panels: Mapping[str, np.ndarray],
+    *,
+    ylabel: str,
+    number: str = "function",
+    threshold: float | None = None,
+) -> Figure:
+    """One curve for each function over training, coloured by its number; a panel for each training.
+
+    Args:
+        steps: Ascending from 0, shape ``(n,)``; drawn on a logarithmic scale that begins with 0.
+        panels: Title of each panel and its values in [0, 1], shape ``(n, K)``.
+        ylabel: What the values are.
+        number: What is numbered from 1 to K.
+        threshold: A value to mark.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3), sharey=True, squeeze=False, layout="constrained"
+    )
+    K = max(values.shape[1] for values in panels.values())
+    norm = plt.Normalize(1, max(K, 2))
+    for axis, (title, values) in zip(axes.flat, panels.items(), strict=True):
+        for index in reversed(range(values.shape[1])):
+            colour = plt.cm.viridis_r(norm(index + 1))
+            axis.plot(steps, values[:, index], color=colour, linewidth=1.4, marker=".", markersize=4)
+        if threshold is not None:
+            axis.axhline(threshold, color="#d55e00", linewidth=1, linestyle="--", zorder=0)
+            axis.text(
+                0.01,
+                threshold - 0.05,
+                f"{threshold:g}",
+                color="#d55e00",
+                fontsize=8,
+                transform=axis.get_yaxis_transform(),
+            )
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(-0.1, 1.1 * steps[-1])
+        axis.set_ylim(-0.02, 1.03)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel(ylabel, fontsize=8)
+    bar = figure.colorbar(plt.cm.ScalarMappable(norm=norm, cmap="viridis_r"), ax=axes, shrink=0.9)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    bar.set_label(number, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def paired_functions(
+    exact: np.ndarray, learned: np.ndarray, titles: Sequence[str], *, borders: Sequence[float] = (), columns: int = 5
+) -> Figure:
+    """Functions over the nodes of a graph, the exact one as a line and the learned one as dots, a panel for each.
+
+    Args:
+        exact: Columns over the nodes in the order to be drawn, shape ``(N, K)``.
+        learned: Theirs in the same order, sign and scale, shape ``(N, K)``.
+        titles: One for each panel.
+        borders: Where a block of nodes ends.
+        columns: Panels in a row.
+    """
+    K = exact.shape[1]
+    columns = min(columns, K)
+    rows = -(-K // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(2 * columns, 1.55 * rows + 0.4),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    blue, orange = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[3]
+    for axis in axes.flat[K:]:
+        axis.set_axis_off()
+    for index, axis in enumerate(axes.flat[:K]):
+        for border in borders:
+            axis.axvline(border - 0.5, color="0.85", linewidth=0.6)
+        (dots,) = axis.plot(learned[:, index], ".", color=orange, markersize=3)
+        (line,) = axis.plot(exact[:, index], color=blue, linewidth=0.8)
+        axis.set_title(titles[index], fontsize=8, pad=3)
+        axis.tick_params(labelsize=6)
+    for axis in axes[-1]:
+        axis.set_xlabel("node", fontsize=8)
+    handles = {"exact eigenvector": line, "function of ψ": dots}
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=2, fontsize=8, frameon=False, markerscale=2
+    )
+    return figure
+
+
+def growth(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    fits: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    *,
+    xlabel: str,
+    ylabels: Sequence[str],
+    limits: Sequence[tuple[float, str]],
+) -> Figure:
+    """Measurements against size on logarithmic axes, with the power laws through them and a limit to reach.
+
+    Args:
+        panels: Title of each panel; in it, label of each series, its sizes and its values, both ``(n,)``.
+        fits: The same for the lines; a series that is only computed has a line and no points.
+        xlabel: What the sizes count.
+        ylabels: One for each panel.
+        limits: For each panel the value that cannot be exceeded, and what it is called.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.4), squeeze=False, layout="constrained")
+    labels = list(dict.fromkeys(label for lines_of in fits.values() for label in lines_of))
+    styles = dict(zip(labels, zip("os^Dv", sns.color_palette("colorblind"), strict=False), strict=False))
+    for index, (axis, (title, points)) in enumerate(zip(axes.flat, panels.items(), strict=True)):
+        for label, (sizes, values) in fits[title].items():
+            measured = label in points
+            style = "-" if measured else ":"
+            axis.plot(sizes, values, style, color=styles[label][1], linewidth=1, label=None if measured else label)
+        for label, (sizes, values) in points.items():
+            marker, colour = styles[label]
+            axis.plot(sizes, values, marker, color=colour, markersize=5, label=label)
+        limit, name = limits[index]
+        axis.axhline(limit, color="0.3", linewidth=1, linestyle="--", label=name)
+        axis.set(xscale="log", yscale="log")
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel(xlabel, fontsize=8)
+        axis.set_ylabel(ylabels[index], fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    return figure

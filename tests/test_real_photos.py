@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from neuralef import backbones, datasets, weights
-from neuralef.config import Config
+from neuralef import backbones, datasets, fidelity, weights
+from neuralef.config import Config, load_profile
 from neuralef.errors import InputError
 from neuralef.experiments import Experiment, open_workbench, run_experiment
-from neuralef.features import to_tensor
+from neuralef.features import extract, to_tensor
+from neuralef.spectral import principal_eigenvectors
+from neuralef.training import kernel_of
 
 CONFIG = Config(
     image_size=168, precision="float32", feature_neighbors=12, width=64, epochs=12, batch_images=6, kmeans_iterations=20
@@ -48,6 +50,26 @@ def test_real_photographs_cluster_far_better_than_chance(photographs, saliency_v
     accuracy = {row["method"]: row["accuracy"] for row in rows if row["matching"] == "max_iou"}
     assert min(accuracy.values()) > 0.5  # the commonest class alone would give about a quarter
     assert all(row["images"] == 12 for row in rows)
+
+
+def test_unquantised_psi_recovers_the_leading_eigenfunctions_of_a_kernel_of_photographs(
+    photographs, saliency_vit, tmp_path, monkeypatch
+):
+    """The required result: a correlation of 0.95 for each of the first five."""
+    config = load_profile("quick").config.updated(
+        {"width": 128, "depth": 2, "pixel_weight": 0.3, "feature_neighbors": 128}
+    )
+    ids = photographs.ids("train")[:2]
+    monkeypatch.setattr(photographs, "ids", _some(photographs.ids, "train", ids))
+    store = extract(photographs, "train", saliency_vit, config, cache=tmp_path, progress=False)
+    everything, K = slice(None), 8
+    kappa = kernel_of(store.high(everything), store.colours(everything), config)
+    eigenvalues, exact = principal_eigenvectors(kappa, K)
+    assert np.diff(eigenvalues[:6]).max() < -0.02, "equal eigenvalues could only be compared as subspaces"
+    plain = fidelity.plain_config(config, K, penalty=1.0)
+    fit = fidelity.fit(store.levels(everything), kappa, plain, num_eigenfunctions=K, seed=0, steps=400, progress=False)
+    found = fidelity.compare(fit.functions[-1], exact, kappa)
+    assert (found.same_index[:5] >= 0.95).all()
 
 
 def _some(ids, split, chosen):

@@ -7,6 +7,7 @@ import papermill
 import pytest
 
 from neuralef import notebooks
+from neuralef.config import load_profile
 from neuralef.errors import InputError
 from neuralef.experiments import open_study
 
@@ -27,7 +28,8 @@ def own_cache(tmp_path_factory):
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_notebook_runs_at_smoke(source, results):
-    parameters = {"profile": "smoke", "results": str(results)}
+    own = load_profile("smoke").notebook_parameters.get(source.name[:2], {})
+    parameters = {"profile": "smoke", "results": str(results), **own}
     assert notebooks.execute(source, parameters, results)
     assert (results / "notebooks" / source.name).is_file()
     assert not notebooks.execute(source, parameters, results), "an unchanged notebook must not run again"

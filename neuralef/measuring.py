@@ -1,0 +1,85 @@
+"""Time and peak memory of a piece of work, measured in a process of its own.
+
+A side is a function that prepares its inputs and returns what is to be measured, a function without arguments. It is
+run in a fresh process, so that no measurement finds the memory or the caches of another. Its first call gives the peak
+of resident memory above what was there before, the best of the following ones the time.
+"""
+
+import gc
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numba
+import torch
+
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One side.
+
+    Attributes:
+        seconds: Best of the timed calls; NaN if there were none.
+        peak_mb: Peak resident memory of the first call above what the process held before it, in MB; NaN where the
+            system does not tell (it is read from ``/proc``, which Linux has).
+        process_mb: The same peak with all that the process held.
+        result: What the last call returned.
+    """
+
+    seconds: float
+    peak_mb: float
+    process_mb: float
+    result: Any
+
+
+def measure(
+    side: Callable[..., Callable[[], Any]], *arguments: Any, repeats: int = 3, threads: int = THREADS
+) -> Measured:
+    """Run one side in a fresh process.
+
+    Args:
+        side: A function of a module, called with ``arguments``; prepares and returns what is measured.
+        arguments: Sizes and settings.
+        repeats: Timed calls after the first; 0 where only the result or the memory counts.
+        threads: Of torch and of the compiled loops.
+
+    Raises:
+        concurrent.futures.process.BrokenProcessPool: If the process was killed, as for memory.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, side, arguments, repeats, threads).result()
+
+
+def _measure(
+    side: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], repeats: int, threads: int
+) -> Measured:
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    run = side(*arguments)
+    gc.collect()
+    clear_refs = Path("/proc/self/clear_refs")
+    if clear_refs.exists():
+        clear_refs.write_text("5")  # the peak starts again from what is resident now
+    before = _resident_mb("VmRSS")
+    result = run()
+    peak = _resident_mb("VmHWM")
+    times = []
+    for _ in range(repeats):
+        del result
+        began = perf_counter()
+        result = run()
+        times.append(perf_counter() - began)
+    return Measured(min(times, default=float("nan")), peak - before, peak, result)
+
+
+def _resident_mb(name: str) -> float:
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return float("nan")
+    return int(status.read_text().split(f"{name}:")[1].split()[0]) / 1000
