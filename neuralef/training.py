@@ -3,7 +3,8 @@ r"""Fitting psi on stored features (paper, 3.4, 3.5 and 4.1): the loop, its sche
 Adam without weight decay, learning rate falling to 0 and Gumbel temperature from 1 to 0.3, both along half a cosine.
 The kernel of each mini-batch is built from its own patches and has no gradient.
 
-This loop takes features and colours. It has no argument through which a label could come: label gradients, which the
+This loop takes features and colours: stored ones, or those of random crops (:mod:`neuralef.augmentation`). It has no
+argument through which a label could come: label gradients, which the
 public code passed into psi until its last commit, belong to an experiment of their own.
 
 All randomness is a function of ``(seed, step)``, so a run resumed from a checkpoint continues bit-identically.
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from neuralef.augmentation import AugmentedPhotographs
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions, gumbel_softmax, l2_batch_norm
 from neuralef.errors import InputError
@@ -88,6 +90,7 @@ def train(
     folder: Path | None = None,
     checkpoint_every: int = 100,
     progress: bool = True,
+    augmented: AugmentedPhotographs | None = None,
 ) -> Training:
     """Fit psi to the principal eigenfunctions of the batch kernels of ``store``.
 
@@ -99,6 +102,8 @@ def train(
         folder: Where checkpoints are kept; an interrupted run that finds its own there continues from it.
         checkpoint_every: Steps between checkpoints.
         progress: Whether to show a bar.
+        augmented: Gives the patches of every batch in place of the store, which then says which images there are and
+            how their channels are standardised.
 
     Raises:
         InputError: If K or the number of neighbours exceeds what the patches of a batch allow.
@@ -124,7 +129,7 @@ def train(
         epoch, position = divmod(step, steps_per_epoch)
         chosen = epoch_order(len(store), seed, epoch)[position * batch :][:batch]
         report = _train_step(
-            psi, optimizer, store, np.sort(chosen), config, seed=seed, step=step, epoch=epoch, total=total
+            psi, optimizer, store, np.sort(chosen), config, augmented, seed=seed, step=step, epoch=epoch, total=total
         )
         history.append(report)
         bar.set_postfix(loss=f"{report.loss:.4f}", rayleigh=f"{report.mean_rayleigh:.3f}", refresh=False)
@@ -140,6 +145,7 @@ def _train_step(
     store: FeatureStore,
     chosen: np.ndarray,
     config: Config,
+    augmented: AugmentedPhotographs | None,
     *,
     seed: int,
     step: int,
@@ -152,11 +158,15 @@ def _train_step(
         group["lr"] = rate
     down, right = np.random.default_rng([seed, step, 1]).integers(config.patch_stride, size=2)
     rows, columns = slice(down, None, config.patch_stride), slice(right, None, config.patch_stride)
-    levels = store.levels(chosen, rows, columns)  # (images, h, w, 3C)
-    colours = store.colours(chosen, rows, columns)  # (images, h, w, 3)
+    if augmented is None:
+        levels = store.levels(chosen, rows, columns)  # (images, h, w, 3C)
+        colours = store.colours(chosen, rows, columns)  # (images, h, w, 3)
+        kept = None
+    else:
+        levels, colours, kept = augmented.batch(chosen, rows, columns, seed=seed, step=step)
     noise = torch.Generator().manual_seed((seed + 1) << 32 | step)
-    kappa = kernel_of(levels[..., -store.channels[-1] :], colours, config)
-    objective = optimise(psi, optimizer, levels, kappa, config, temperature=temperature, noise=noise)
+    kappa = kernel_of(levels[..., -store.channels[-1] :], colours, config, kept)
+    objective = optimise(psi, optimizer, levels, kappa, config, temperature=temperature, noise=noise, kept=kept)
     return Step(
         step=step,
         epoch=epoch,
@@ -168,7 +178,7 @@ def _train_step(
     )
 
 
-def kernel_of(features: Tensor, colours: Tensor, config: Config) -> sp.csr_array:
+def kernel_of(features: Tensor, colours: Tensor, config: Config, kept: Tensor | None = None) -> sp.csr_array:
     """:func:`neuralef.graph.kernel` with the settings of a configuration."""
     return kernel(
         features,
@@ -177,6 +187,7 @@ def kernel_of(features: Tensor, colours: Tensor, config: Config) -> sp.csr_array
         pixel_weight=config.pixel_weight,
         pixel_neighbors=config.pixel_neighbors,
         coordinate_weights=config.coordinate_weights,
+        kept=kept,
     )
 
 
@@ -189,6 +200,7 @@ def optimise(
     *,
     temperature: float,
     noise: torch.Generator,
+    kept: Tensor | None = None,
 ) -> Objective:
     """One step on one batch: psi, Gumbel-Softmax and L2 batch norm (3.5), objective (Eq. 5), Adam.
 
@@ -196,14 +208,17 @@ def optimise(
         psi: In training mode; its weights are changed.
         optimizer: Of psi's parameters.
         levels: All levels of the batch, shape ``(images, h, w, sum C)``.
-        kappa: Its kernel, shape ``(B, B)`` with ``B = images * h * w``.
+        kappa: Its kernel, shape ``(B, B)``, over the B patches that take part.
         config: Quantisation, objective and precision.
         temperature: Of the Gumbel-Softmax.
         noise: Source of its noise.
+        kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. psi reads the others as tokens.
     """
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
         logits = psi(levels.flatten(1, 2))
     values = logits.float().flatten(0, 1)  # (B, K)
+    if kept is not None:
+        values = values[kept.flatten()]
     if config.quantise:
         values = gumbel_softmax(values, temperature=temperature, generator=noise)
     objective = neural_eigenfunction_objective(
