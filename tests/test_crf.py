@@ -1,5 +1,6 @@
 import os
 import sys
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -108,31 +109,32 @@ def pictures(count):
 
 
 def test_processes_give_the_images_in_order_and_the_same_maps(library):
-    alone = list(crf.refine(pictures(7), "colour", processes=1))
-    apart = list(crf.refine(pictures(7), "colour", processes=2))
-    assert [image_id for image_id, _ in apart] == [f"image-{index}" for index in range(7)]
-    for (_, first), (_, second) in zip(alone, apart, strict=True):
+    found = list(crf.refine(pictures(7), "colour", processes=2))
+    expected = [(name, crf.dense_crf(logits.probabilities(), image, "colour")) for name, logits, image in pictures(7)]
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    for (_, first), (_, second) in zip(found, expected, strict=True):
         np.testing.assert_array_equal(first, second)
-    assert any((first != alone[0][1]).any() for _, first in alone)
+    assert any((clusters != found[0][1]).any() for _, clusters in found)
+
+
+class InlinePool:
+    """Computes at once what a pool would compute elsewhere."""
+
+    def __init__(self, processes, **_):
+        assert processes >= 1
+
+    def submit(self, function, *arguments):
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+    def shutdown(self, **_):
+        pass
 
 
 def test_images_are_read_as_they_are_needed(library, monkeypatch):
-    class Pool:
-        def __init__(self, *_, **__):
-            pass
-
-        def submit(self, function, *arguments):
-            return Done(function(*arguments))
-
-        def shutdown(self, **_):
-            pass
-
-    class Done:
-        def __init__(self, value):
-            self.result = lambda: value
-
     read = []
-    monkeypatch.setattr(crf, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(crf, "ProcessPoolExecutor", InlinePool)
     maps = crf.refine((read.append(picture[0]) or picture for picture in pictures(9)), "colour", processes=2)
     for taken, _ in enumerate(maps, start=1):
         assert len(read) <= taken + 3
@@ -172,7 +174,7 @@ def test_without_a_crf_no_library_is_needed(no_library):
 @pytest.mark.parametrize("mode", MODES)
 def test_results_say_which_crf_they_had(library, mode, tmp_path, monkeypatch):
     monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(crf, "_processors", lambda: 1)
+    monkeypatch.setattr(crf, "ProcessPoolExecutor", InlinePool)
     plain = run_experiment(EXPERIMENT, ("ours",), tmp_path / "out", progress=False)
     experiment = replace(EXPERIMENT, config=replace(CONFIG, crf=mode))
     rows = run_experiment(experiment, ("ours",), tmp_path / "out", progress=False)
