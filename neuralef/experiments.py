@@ -263,8 +263,9 @@ class Workbench:
         return _digest(self.train.key, images, labels, asdict(config), clusters, seed, code)
 
     def _val_key(self, config: Config) -> str:
-        # Windows pass the backbone when they are evaluated: there is no store of them.
-        return self.dataset.image_fingerprint("val") if config.protocol == "sliding" else self.val.key
+        if config.protocol == "sliding":  # windows pass the backbone when they are evaluated: there is no store of them
+            return _digest(self.dataset.image_fingerprint("val"), asdict(self._sliding(config)))
+        return self.val.key
 
 
 def check_methods(methods: Sequence[str]) -> None:

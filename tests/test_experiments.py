@@ -213,6 +213,14 @@ def test_both_protocols_stand_beside_each_other_and_share_psi(tmp_path, monkeypa
     assert read_results(tmp_path / "results.csv")["protocol"].tolist() == ["crop320"] * 3 + ["sliding"] * 3
 
 
+def test_windows_that_leave_pixels_out_are_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("neuralef.training._train_step", lambda *_, **__: pytest.fail("trained in vain"))
+    with pytest.raises(InputError, match="window_stride is 41"):
+        run_experiment(
+            replace(EXPERIMENT, config=replace(SLIDING, window_stride=41)), ("ours",), tmp_path, progress=False
+        )
+
+
 def test_augmented_training_runs_to_its_rows(tmp_path):
     config = replace(CONFIG, augment=True, pixel_neighbors=(4, 2))
     rows = run_experiment(replace(EXPERIMENT, config=config), ("ours", "ours_star"), tmp_path, progress=False)
