@@ -12,7 +12,18 @@ from benchmarks import hot_spots
 from benchmarks.harness import table, write_rows
 from neuralef.paths import results_root
 
-NAMES = ("training_step", "training", "extraction", "inference", "clustering", "eigen", "scale", "profiles")
+NAMES = (
+    "training_step",
+    "training",
+    "extraction",
+    "inference",
+    "sliding",
+    "crf",
+    "clustering",
+    "eigen",
+    "scale",
+    "profiles",
+)
 
 
 def main(

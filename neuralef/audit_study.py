@@ -39,7 +39,7 @@ from neuralef.clustering import ClusterHead, EigenfunctionHead, fit_hidden_kmean
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Scores, image_counts, score, score_mapping
-from neuralef.experiments import PROTOCOL, Experiment, Workbench, open_workbench
+from neuralef.experiments import Experiment, Workbench, open_workbench
 from neuralef.files import ensure_writable_folder, read_checked_tensors, tensors_digest, write_checked_tensors
 from neuralef.intervals import Interval, bootstrap_interval, max_iou_score, paired_difference_interval
 from neuralef.paths import cache_root
@@ -199,7 +199,7 @@ class Audit:
                 "backbone": experiment.backbone,
                 "clusters": counts.shape[1],
                 "classes": counts.shape[2],
-                "protocol": PROTOCOL,
+                "protocol": experiment.config.protocol,
                 "crf": "none",
                 "seed": experiment.seed,
                 "accuracy": scores.accuracy,
@@ -232,8 +232,8 @@ def run_audit(
         The rows of these experiments and variants, new or already there.
 
     Raises:
-        InputError: If there is no experiment, a variant is unknown, the weight cannot be used, a training image has no
-            label, or nothing can be written to the output folder.
+        InputError: If there is no experiment, a variant is unknown, the weight or a setting cannot be used, a training
+            image has no label, or nothing can be written to the output folder.
     """
     unknown = [variant for variant in variants if variant not in VARIANTS]
     if unknown or not variants:
@@ -242,6 +242,10 @@ def run_audit(
         raise InputError("an audit needs at least one seed; name some with --seeds")
     if label_weight is not None and not 0 <= label_weight < math.inf:
         raise InputError(f"label_weight is {label_weight}; it must not be negative, and finite")
+    for name, value in (("augment", False), ("protocol", "crop320"), ("crf", "none")):
+        given = getattr(experiments[0].config, name)
+        if given != value:
+            raise InputError(f"{name} is {given}, but an audit works on stored features and crops; set {name}={value}")
     ensure_writable_folder(out)
     audit = Audit(bench or open_workbench(experiments[0], progress=progress), out, label_weight, progress)
     work = [(experiment, variant) for experiment in experiments for variant in variants]

@@ -17,6 +17,9 @@ PAPER_EIGENFUNCTIONS = 256
 CLUSTERING_PREFIXES = ("kmeans_", "pca_", "spectral_", "deep_spectral_")
 """Fields that begin so take no part in features and psi: they belong to the methods that cluster."""
 
+EVALUATION_FIELDS = ("protocol", "window", "window_stride", "crf")
+"""Fields that only say how a fitted method is applied and scored; ``short_side`` too, unless training augments."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -58,6 +61,8 @@ class Config:
     batch_images: int = 16  # all of them where there are fewer
     patch_stride: int = 1  # every n-th patch of a row and column trains, from a random offset; 1 is the paper
     learning_rate: float = 1e-3
+    augment: bool = False  # True: random crops, their features computed at every step, as in the paper
+    mask_padding: bool = True  # False: padded patches of random crops enter the kernel, as in the official code
 
     # K-means (3.6)
     kmeans_patches: int = 5_200_000  # training patches at most: the official code's 2e9 numbers at C = 384
@@ -70,6 +75,13 @@ class Config:
     deep_spectral_eigenvectors: int = 15  # of each image's Laplacian, the constant one aside
     deep_spectral_segments: int = 15  # of each image
     deep_spectral_colour_weight: float = 10.0  # lambda: colour affinity against that of features
+
+    # Protocol (4.1); None: the paper's for its datasets, else see neuralef.protocols.Sliding.of
+    protocol: Literal["crop320", "sliding"] = "crop320"
+    short_side: int | None = None  # pixels; of whole photographs before windows are cut, and before training crops
+    window: int | None = None  # pixels
+    window_stride: int | None = None  # pixels
+    crf: Literal["none", "colour", "black"] = "none"  # black: what the official code's CRF sees in the 320 crop
 
     def __post_init__(self) -> None:
         """Reject values that no run could use; ``InputError`` names field, value and range."""
@@ -91,8 +103,9 @@ class Config:
         for name in positive:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.width is not None and self.width < 1:
-            raise InputError(f"width is {self.width}; it must be at least 1, or none")
+        for name in ("width", "short_side", "window", "window_stride"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1, or none")
         for name in ("learning_rate", "temperature_start", "temperature_end", "trace_scale", "mlp_ratio"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")

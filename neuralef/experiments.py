@@ -19,10 +19,11 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from neuralef import backbones, datasets, provenance
+from neuralef import backbones, crf, datasets, provenance
+from neuralef.augmentation import AugmentedPhotographs
 from neuralef.backbones import Backbone
 from neuralef.clustering import ClusterHead, Method
-from neuralef.config import CLUSTERING_PREFIXES, Config, Profile, load_profile
+from neuralef.config import CLUSTERING_PREFIXES, EVALUATION_FIELDS, Config, Profile, load_profile
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.errors import InputError
@@ -31,21 +32,24 @@ from neuralef.features import FeatureStore, extract
 from neuralef.files import ensure_writable_folder, read_checked_tensors, write_checked_tensors, write_json
 from neuralef.methods import REGISTRY, Recipe
 from neuralef.paths import cache_root
+from neuralef.protocols import Sliding
 from neuralef.provenance import digest as _digest
 from neuralef.results import ResultRow, append_classes, append_rows, parameter_columns
-from neuralef.segmentation import Segmenter, segment_store
+from neuralef.segmentation import Segmenter, merged_maps, segment_store, store_windows
 from neuralef.training import Training, train
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = "crop320"
 TRAINING_MODULES = ("config", "graph", "eigenfunctions", "objective", "training")
+AUGMENTATION_MODULES = ("backbones", "features", "protocols", "augmentation")
 EVALUATION_MODULES = (
     "kmeans",
     "spectral",
     "clustering",
     "deep_spectral",
     "methods",
+    "protocols",
+    "crf",
     "segmentation",
     "evaluation",
     "datasets.crops",
@@ -135,13 +139,20 @@ class Workbench:
         """Features of the ``val`` split."""
         return extract(self.dataset, "val", self.backbone, self.config, progress=self.progress)
 
+    def extract_s(self, config: Config) -> float:
+        """Seconds that the stored features took; those of windows count as evaluation."""
+        return self.train.extract_s + (0.0 if config.protocol == "sliding" else self.val.extract_s)
+
     def image(self, image_id: str) -> np.ndarray:
         """The evaluated crop of a photograph, uint8 ``(crop_size, crop_size, 3)``."""
         return crop_image(self.dataset.image(image_id), self.config.crop_size(self.backbone.patch_size))
 
-    def label(self, image_id: str) -> np.ndarray:
-        """Ground truth of the evaluated crop, uint8 ``(crop_size, crop_size)``."""
-        return crop_label(self.dataset.label(image_id), self.config.crop_size(self.backbone.patch_size))
+    def label(self, image_id: str, protocol: str = "crop320") -> np.ndarray:
+        """Ground truth as a protocol evaluates it, uint8: of the square crop, or of the whole photograph."""
+        label = self.dataset.label(image_id)
+        if protocol == "sliding":
+            return label
+        return crop_label(label, self.config.crop_size(self.backbone.patch_size))
 
     def training(self, clusters: int, seed: int, config: Config | None = None) -> Training:
         """psi trained on the ``train`` features, from the cache if it is there; never touches a label."""
@@ -155,13 +166,29 @@ class Workbench:
                 seed=seed,
                 folder=cache_root() / "psi" / key,
                 progress=self.progress,
+                augmented=self._augmented(config) if config.augment else None,
             )
         return self._trained[key]
 
+    def _augmented(self, config: Config) -> AugmentedPhotographs:
+        sliding = self._sliding(config)
+        return AugmentedPhotographs(
+            self.dataset.image, self.train.ids, self.backbone, self.train.crop_size, sliding.short_side, config
+        )
+
+    def _sliding(self, config: Config) -> Sliding:
+        return Sliding.of(config, self.config.crop_size(self.backbone.patch_size), self.dataset_name)
+
     def training_key(self, clusters: int, seed: int, config: Config) -> str:
         """Digest of all that determines psi; labels and settings of the clustering are not among it."""
-        settings = {name: value for name, value in asdict(config).items() if not name.startswith(CLUSTERING_PREFIXES)}
-        return _digest(self.train.key, settings, clusters, seed, provenance.code_digest(*TRAINING_MODULES))
+        settings = {
+            name: value
+            for name, value in asdict(config).items()
+            if not name.startswith(CLUSTERING_PREFIXES) and name not in EVALUATION_FIELDS
+        }
+        settings["short_side"] = self._sliding(config).short_side if config.augment else None
+        modules = (*TRAINING_MODULES, *(AUGMENTATION_MODULES if config.augment else ()))
+        return _digest(self.train.key, settings, clusters, seed, provenance.code_digest(*modules))
 
     def fitted(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> Fitted:
         """Fit one method to the ``train`` features, or take it from the cache.
@@ -201,14 +228,43 @@ class Workbench:
 
     def segmenter(self, method: Method, clusters: int, seed: int) -> Segmenter:
         """A fitted method as a function from photograph to cluster map."""
-        crop_size = self.config.crop_size(self.backbone.patch_size)
-        return Segmenter(self.backbone, self.head(method, clusters, seed), crop_size, self.config.precision)
+        return self._segmenter(self.head(method, clusters, seed), self.config)
+
+    def _segmenter(self, head: ClusterHead, config: Config) -> Segmenter:
+        return Segmenter(
+            self.backbone,
+            head,
+            self.config.crop_size(self.backbone.patch_size),
+            self.config.precision,
+            self._sliding(config) if config.protocol == "sliding" else None,
+            config.temperature_end,
+            config.crf,
+        )
+
+    def predictions(self, head: ClusterHead, config: Config) -> Iterator[tuple[str, np.ndarray]]:
+        """Id and clusters of every evaluated image, uint16 of the shape of its :meth:`label`, in order."""
+        if config.protocol == "sliding":
+            segmenter = self._segmenter(head, config)
+            photographs = ((image_id, self.dataset.image(image_id)) for image_id in self.dataset.ids("val"))
+            return merged_maps(
+                ((image_id, segmenter.logits(image), image) for image_id, image in photographs), config.crf
+            )
+        if config.crf == "none":
+            return segment_store(head, self.val)
+        crops = store_windows(head, self.val, config.temperature_end)
+        return merged_maps(((image_id, logits, self.image(image_id)) for image_id, logits in crops), config.crf)
 
     def experiment_id(self, clusters: int, seed: int, config: Config) -> str:
         """Digest of all that determines the rows: photographs, labels, weights, settings, code."""
         labels = self.dataset.label_fingerprint("val")
-        code = provenance.code_digest(*TRAINING_MODULES, *EVALUATION_MODULES)
-        return _digest(self.train.key, self.val.key, labels, asdict(config), clusters, seed, code)
+        code = provenance.code_digest(*TRAINING_MODULES, *AUGMENTATION_MODULES, *EVALUATION_MODULES)
+        images = self._val_key(config)
+        return _digest(self.train.key, images, labels, asdict(config), clusters, seed, code)
+
+    def _val_key(self, config: Config) -> str:
+        if config.protocol == "sliding":  # windows pass the backbone when they are evaluated: there is no store of them
+            return _digest(self.dataset.image_fingerprint("val"), asdict(self._sliding(config)))
+        return self.val.key
 
 
 def check_methods(methods: Sequence[str]) -> None:
@@ -251,6 +307,7 @@ def run_experiment(
         InputError: If something in the specification, the data or the output folder cannot be used.
     """
     check_methods(methods)
+    crf.require(experiment.config.crf)
     ensure_writable_folder(out)
     bench = bench or open_workbench(experiment, progress=progress)
     experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
@@ -277,11 +334,12 @@ def _evaluate(
     fitted = bench.fitted(method, experiment.clusters, experiment.seed, experiment.config)
     began = perf_counter()
     contingency = Contingency(experiment.clusters, len(bench.dataset.classes))
-    predictions = segment_store(fitted.head, bench.val)
+    images = len(bench.dataset.ids("val"))
+    predictions = bench.predictions(fitted.head, experiment.config)
     for image_id, clusters in tqdm(
-        predictions, total=len(bench.val), desc=f"evaluating {method}", unit="image", disable=not progress
+        predictions, total=images, desc=f"evaluating {method}", unit="image", disable=not progress
     ):
-        label = bench.label(image_id)
+        label = bench.label(image_id, experiment.config.protocol)
         contingency.add(clusters, label)
         if maps:
             save_map(maps / method / f"{image_id}.png", clusters)
@@ -291,7 +349,7 @@ def _evaluate(
         "counts": contingency.counts.tolist(),
         "images": contingency.images,
         **provenance.stamp(),
-        "extract_s": round(bench.train.extract_s + bench.val.extract_s, 3),
+        "extract_s": round(bench.extract_s(experiment.config), 3),
         "train_s": round(train_s, 3),
         "cluster_s": round(fitted.seconds, 3),
         "eval_s": round(perf_counter() - began, 3),
@@ -315,8 +373,8 @@ def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench
                 "backbone": experiment.backbone,
                 "clusters": experiment.clusters,
                 "classes": counts.shape[1],
-                "protocol": PROTOCOL,
-                "crf": "none",
+                "protocol": experiment.config.protocol,
+                "crf": experiment.config.crf,
                 "seed": experiment.seed,
                 "accuracy": scores.accuracy,
                 "mean_iou": scores.mean_iou,

@@ -130,7 +130,11 @@ def feature_graph(features: Tensor, neighbors: int) -> sp.csr_array:
 
 
 def pixel_graph(
-    colours: Tensor, *, neighbors: Sequence[int] = (10, 5), coordinate_weights: Sequence[float] = (2.0, 0.1)
+    colours: Tensor,
+    *,
+    neighbors: Sequence[int] = (10, 5),
+    coordinate_weights: Sequence[float] = (2.0, 0.1),
+    kept: Tensor | None = None,
 ) -> sp.csr_array:
     """Binary nearest-neighbour graph of colour and position within each image (Eq. 3).
 
@@ -142,27 +146,40 @@ def pixel_graph(
         colours: Images down-sampled to the patch grid, shape ``(images, h, w, 3)``, values in [0, 1].
         neighbors: Neighbours in each search; a search for 0 is left out.
         coordinate_weights: Weight of the coordinates in each search.
+        kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. The others are no nodes, and an image with
+            fewer than a search wants links all it has.
 
     Returns:
-        Affinity, shape ``(images * h * w,) * 2``, float32 of zeros and ones, symmetric, zero diagonal, block-diagonal
-        over images.
+        Affinity of the N patches that take part, image by image, shape ``(N, N)``, float32 of zeros and ones,
+        symmetric, zero diagonal, block-diagonal over images.
 
     Raises:
         InputError: If an image has no more patches than a search wants neighbours.
     """
     M, h, w, _ = colours.shape
     T = h * w
-    if max(neighbors) >= T:
+    if kept is None and max(neighbors) >= T:
         raise InputError(
             f"pixel_neighbors {tuple(neighbors)} need more than {max(neighbors)} patches an image; there are {T}"
         )
     y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing="ij")
-    position = torch.stack([x, y], dim=-1).expand(M, h, w, 2)
+    nodes = torch.cat([colours.float(), torch.stack([x, y], dim=-1).expand(M, h, w, 2)], dim=-1).flatten(1, 2)
+    if kept is None:
+        return _nearest_links(nodes, neighbors, coordinate_weights)
+    images = [of_image[real] for of_image, real in zip(nodes, kept.flatten(1), strict=True)]
+    blocks = [_nearest_links(of_image[None], neighbors, coordinate_weights) for of_image in images if len(of_image)]
+    return sp.csr_array(sp.block_diag(blocks, format="csr"))
+
+
+def _nearest_links(nodes: Tensor, neighbors: Sequence[int], coordinate_weights: Sequence[float]) -> sp.csr_array:
+    """Links within each of M images of T patches, colour and position ``(M, T, 5)``, to ``(M * T, M * T)``."""
+    M, T, _ = nodes.shape
     links = sp.csr_array((M * T, M * T), dtype=np.float32)
-    for k, weight in zip(neighbors, coordinate_weights, strict=True):
+    for wanted, weight in zip(neighbors, coordinate_weights, strict=True):
+        k = min(wanted, T - 1)
         if k == 0:
             continue
-        points = torch.cat([colours.float(), weight * position], dim=-1).flatten(1, 2)  # (M, T, 5)
+        points = torch.cat([nodes[..., :3], weight * nodes[..., 3:]], dim=-1)  # (M, T, 5)
         nearest = loops.nearest_points(points.numpy(), k)
         rows = np.arange(0, M * T * k + 1, k, dtype=np.int32)
         ones = np.ones(M * T * k, dtype=np.float32)
@@ -201,6 +218,7 @@ def kernel(
     pixel_weight: float = 0.3,
     pixel_neighbors: Sequence[int] = (10, 5),
     coordinate_weights: Sequence[float] = (2.0, 0.1),
+    kept: Tensor | None = None,
 ) -> sp.csr_array:
     r"""The kernel :math:`\kappa` of Eq. 4 over the patches of a mini-batch.
 
@@ -211,14 +229,19 @@ def kernel(
         pixel_weight: The paper's alpha (the official ``pixelwise_weight``); 0 leaves the pixel graph out.
         pixel_neighbors: The paper's k-tilde, one for each search of :func:`pixel_graph`.
         coordinate_weights: See :func:`pixel_graph`.
+        kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. Where fewer are left than
+            ``feature_neighbors`` asks for, each is linked to all others.
 
     Returns:
-        Shape ``(B, B)`` with ``B = images * h * w``, float32, symmetric, eigenvalues in
+        Shape ``(B, B)``, B patches that take part (``images * h * w`` of all), float32, symmetric, eigenvalues in
         ``[-1 - pixel_weight, 1 + pixel_weight]``.
     """
-    combined = normalized_adjacency(feature_graph(features.flatten(0, 2), feature_neighbors))
+    nodes = features.flatten(0, 2) if kept is None else features[kept]
+    if kept is not None:
+        feature_neighbors = min(feature_neighbors, len(nodes) - 1)
+    combined = normalized_adjacency(feature_graph(nodes, feature_neighbors))
     if pixel_weight:
-        pixels = pixel_graph(colours, neighbors=pixel_neighbors, coordinate_weights=coordinate_weights)
+        pixels = pixel_graph(colours, neighbors=pixel_neighbors, coordinate_weights=coordinate_weights, kept=kept)
         combined = combined + np.float32(pixel_weight) * normalized_adjacency(pixels)
     return combined
 

@@ -1,6 +1,6 @@
-"""Segmenter: photograph in, cluster map out, for every method (paper, 3.5 and 3.6)."""
+"""Segmenter: photograph in, cluster map out, for every method (paper, 3.5, 3.6 and 4.1)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,11 @@ from torch import Tensor
 from neuralef import loops
 from neuralef.backbones import Backbone, Precision
 from neuralef.clustering import ClusterHead
+from neuralef.crf import CRFMode, dense_crf, refine
 from neuralef.datasets.crops import crop_image
 from neuralef.features import FeatureStore, to_tensor
 from neuralef.graph import patch_colours
+from neuralef.protocols import Sliding, WindowLogits, source_positions
 
 
 def cluster_map(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -27,16 +29,9 @@ def cluster_map(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
         Cluster of every pixel, shape ``(H, W)``, uint16.
     """
     clusters = np.zeros(size, dtype=np.uint16)
-    rows, columns = (_source_positions(pixels, patches) for pixels, patches in zip(size, logits.shape, strict=False))
+    rows, columns = (source_positions(pixels, patches) for pixels, patches in zip(size, logits.shape, strict=False))
     loops.largest_of_upsampled(logits.contiguous().numpy(), *rows, *columns, clusters)
     return clusters
-
-
-def _source_positions(pixels: int, patches: int) -> tuple[np.ndarray, np.ndarray]:
-    """Patch before each pixel and weight of the one after it, as ``F.interpolate`` without ``align_corners`` has it."""
-    position = np.maximum((np.arange(pixels) + 0.5) * (patches / pixels) - 0.5, 0)
-    before = np.floor(position).astype(np.int64)
-    return before, (position - before).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -48,12 +43,18 @@ class Segmenter:
         head: Turns them into cluster logits.
         crop_size: Side of the square of the 320-crop protocol, and the shorter side photographs are resized to.
         precision: Of the backbone.
+        sliding: Windows that whole photographs are cut into; ``None``: they are seen in one piece.
+        temperature: Divides the logits before every softmax (paper facts, section 4, item 10).
+        crf: Whether a dense CRF follows, and which image it sees.
     """
 
     backbone: Backbone
     head: ClusterHead
     crop_size: int
     precision: Precision = "float32"
+    sliding: Sliding | None = None
+    temperature: float = 1.0
+    crf: CRFMode = "none"
 
     def crop(self, image: np.ndarray) -> np.ndarray:
         """Clusters of the central square, as the 320-crop protocol evaluates them.
@@ -64,13 +65,16 @@ class Segmenter:
         Returns:
             Shape ``(crop_size, crop_size)``, uint16.
         """
-        return self._segment(crop_image(image, self.crop_size), (self.crop_size, self.crop_size))
+        square = crop_image(image, self.crop_size)
+        if self.crf == "none":
+            return self._segment(square, square.shape[:2])
+        return dense_crf(self._window_logits(square, square.shape[:2]).probabilities(), square, self.crf)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Clusters of a whole photograph at its own resolution.
 
-        The photograph is resized so that its shorter side is ``crop_size``; sides that are no multiple of the patch are
-        padded inside the backbone.
+        In one piece, the photograph is resized so that its shorter side is ``crop_size``. Sides that are no multiple of
+        the patch are padded inside the backbone.
 
         Args:
             image: Shape ``(H, W, 3)``, uint8.
@@ -78,20 +82,47 @@ class Segmenter:
         Returns:
             Shape ``(H, W)``, uint16.
         """
-        height, width = image.shape[:2]
-        scale = self.crop_size / min(height, width)
-        shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-        resized = np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR))
-        return self._segment(resized, (height, width))
+        if self.sliding is None and self.crf == "none":
+            return self._segment(_resized(image, self._whole(image)), image.shape[:2])
+        logits = self.logits(image)
+        return logits.clusters() if self.crf == "none" else dense_crf(logits.probabilities(), image, self.crf)
 
-    def _segment(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def logits(self, image: np.ndarray) -> WindowLogits:
+        """What the clusters of a whole photograph ``(H, W, 3)`` derive from, before windows are merged."""
+        if self.sliding is None:
+            return self._window_logits(_resized(image, self._whole(image)), image.shape[:2])
+        resized = _resized(image, self.sliding.resized(image.shape[:2]))
+        return self._window_logits(resized, image.shape[:2], self.sliding)
+
+    def _whole(self, image: np.ndarray) -> tuple[int, int]:
+        scale = self.crop_size / min(image.shape[:2])
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        return height, width
+
+    def _window_logits(self, image: np.ndarray, size: tuple[int, int], sliding: Sliding | None = None) -> WindowLogits:
+        """Logits of the windows of a resized image, one after the other; without ``sliding`` it is one window."""
+        resized = image.shape[:2]
+        window = (sliding.window,) * 2 if sliding else resized
+        corners = sliding.corners(resized) if sliding else ((0, 0),)
+        found = [self._patch_logits(image[y : y + window[0], x : x + window[1]]) for y, x in corners]
+        covered = tuple(side * self.backbone.patch_size for side in found[0].shape[:2])
+        return WindowLogits(
+            np.stack([logits.numpy() for logits in found]), corners, window, covered, resized, size, self.temperature
+        )
+
+    def _patch_logits(self, image: np.ndarray) -> Tensor:
+        """Logits of an image and of its padding, ``(H, W, 3)`` to ``(h, w, K)``."""
         pixels = to_tensor(image[None])
         levels = self.backbone(pixels, precision=self.precision)
-        # The grid covers the padding as well: up-sample over all of it, keep the photograph, then go to its size.
         padded = tuple(side * self.backbone.patch_size for side in levels.shape[1:3])
         whole = F.pad(pixels, (0, padded[1] - image.shape[1], 0, padded[0] - image.shape[0]), mode="replicate")
         colours = patch_colours(whole, levels.shape[1:3]).half().float()  # as a feature store rounds them
-        logits = self.head.image_logits(levels, colours)[0]
+        return self.head.image_logits(levels, colours)[0]
+
+    def _segment(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        logits = self._patch_logits(image)
+        # The grid covers the padding as well: up-sample over all of it, keep the photograph, then go to its size.
+        padded = tuple(side * self.backbone.patch_size for side in logits.shape[:2])
         clusters = cluster_map(logits, padded)[: image.shape[0], : image.shape[1]]
         if clusters.shape == size:
             return clusters
@@ -100,13 +131,48 @@ class Segmenter:
         )
 
 
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A photograph ``(H, W, 3)`` brought to ``size`` (antialiased bilinear)."""
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
 def segment_store(head: ClusterHead, store: FeatureStore) -> Iterator[tuple[str, np.ndarray]]:
     """Cluster maps of the crops of a feature store, one image at a time; equal to :meth:`Segmenter.crop`.
 
     Yields:
         Image id, and clusters of shape ``(crop_size, crop_size)``, uint16.
     """
+    for image_id, logits in _store_logits(head, store):
+        yield image_id, cluster_map(logits, (store.crop_size, store.crop_size))
+
+
+def store_windows(head: ClusterHead, store: FeatureStore, temperature: float) -> Iterator[tuple[str, WindowLogits]]:
+    """Image ids and logits of the crops of a feature store, each crop being one window."""
+    crop = (store.crop_size, store.crop_size)
+    for image_id, logits in _store_logits(head, store):
+        yield image_id, WindowLogits(logits.numpy()[None], ((0, 0),), crop, crop, crop, crop, temperature)
+
+
+def merged_maps(
+    pictures: Iterable[tuple[str, WindowLogits, np.ndarray]], mode: CRFMode
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Cluster maps of images whose windows have logits, after a dense CRF where one is asked for.
+
+    Args:
+        pictures: Image id, its logits, and the image at the resolution of the result, uint8 ``(H, W, 3)``.
+        mode: Of the CRF, which runs in as many processes as there are processors.
+
+    Yields:
+        Image id and clusters, ``(H, W)``, uint16, in the order of ``pictures``.
+    """
+    if mode != "none":
+        yield from refine(pictures, mode)
+        return
+    for image_id, logits, _ in pictures:
+        yield image_id, logits.clusters()
+
+
+def _store_logits(head: ClusterHead, store: FeatureStore) -> Iterator[tuple[str, Tensor]]:
     for index, image_id in enumerate(store.ids):
         one = slice(index, index + 1)
-        logits = head.image_logits(store.levels(one), store.colours(one))[0]
-        yield image_id, cluster_map(logits, (store.crop_size, store.crop_size))
+        yield image_id, head.image_logits(store.levels(one), store.colours(one))[0]

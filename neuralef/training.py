@@ -3,9 +3,9 @@ r"""Fitting psi on stored features (paper, 3.4, 3.5 and 4.1): the loop, its sche
 Adam without weight decay, learning rate falling to 0 and Gumbel temperature from 1 to 0.3, both along half a cosine.
 The kernel of each mini-batch is built from its own patches and has no gradient.
 
-:func:`train` takes features and colours. Nothing here has an argument through which a label could come: what label
-gradients, which the public code passed into psi until its last commit, would change is measured in
-:mod:`neuralef.audit`, which puts steps of its own together from the parts below.
+Training takes features and colours: stored ones, or those of random crops (:mod:`neuralef.augmentation`). Nothing here
+has an argument through which a label could come: what label gradients, which the public code passed into psi until its
+last commit, would change is measured in :mod:`neuralef.audit`, which puts steps of its own together from these parts.
 
 All randomness is a function of ``(seed, step)``, so a run resumed from a checkpoint continues bit-identically.
 """
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from neuralef.augmentation import AugmentedPhotographs
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions, gumbel_softmax, l2_batch_norm
 from neuralef.errors import InputError
@@ -70,7 +71,8 @@ class Batch:
         rows: Rows of the patch grid that are read.
         columns: Columns that are read.
         levels: All levels of those patches, shape ``(images, h, w, sum C)``.
-        kappa: Their kernel, shape ``(B, B)`` with ``B = images * h * w``.
+        kappa: Their kernel, shape ``(B, B)`` with ``B = images * h * w``, or the kept among them.
+        kept: Patches that take part, bool ``(images, h, w)``; ``None``: all.
         temperature: Of the Gumbel-Softmax.
         learning_rate: Of Adam.
         noise: Source of the Gumbel noise.
@@ -83,6 +85,7 @@ class Batch:
     columns: slice
     levels: Tensor
     kappa: sp.csr_array
+    kept: Tensor | None
     temperature: float
     learning_rate: float
     noise: torch.Generator
@@ -132,6 +135,7 @@ def train(
     folder: Path | None = None,
     checkpoint_every: int = 100,
     progress: bool = True,
+    augmented: AugmentedPhotographs | None = None,
 ) -> Training:
     """Fit psi to the principal eigenfunctions of the batch kernels of ``store``.
 
@@ -143,6 +147,8 @@ def train(
         folder: Where checkpoints are kept; an interrupted run that finds its own there continues from it.
         checkpoint_every: Steps between checkpoints.
         progress: Whether to show a bar.
+        augmented: Gives the patches of every batch in place of the store, which then says which images there are and
+            how their channels are standardised.
 
     Raises:
         InputError: If K or the number of neighbours exceeds what the patches of a batch allow.
@@ -153,7 +159,7 @@ def train(
     history, seconds = run_steps(
         psi,
         optimizer,
-        partial(_train_step, psi, optimizer, store, config, seed=seed),
+        partial(_train_step, psi, optimizer, store, config, augmented, seed=seed),
         total_steps(store, config),
         description=f"training psi, seed {seed}",
         folder=folder,
@@ -211,14 +217,19 @@ def total_steps(store: FeatureStore, config: Config) -> int:
     return config.epochs * (len(store) // min(config.batch_images, len(store)))
 
 
-def batch_at(store: FeatureStore, config: Config, *, seed: int, step: int) -> Batch:
-    """The batch, schedules and noise of one step."""
+def batch_at(
+    store: FeatureStore, config: Config, augmented: AugmentedPhotographs | None = None, *, seed: int, step: int
+) -> Batch:
+    """The batch, schedules and noise of one step; features and colours come from ``augmented`` where it is given."""
     size = min(config.batch_images, len(store))
     epoch, position = divmod(step, len(store) // size)
     images = np.sort(epoch_order(len(store), seed, epoch)[position * size :][:size])
     down, right = np.random.default_rng([seed, step, 1]).integers(config.patch_stride, size=2)
     rows, columns = slice(down, None, config.patch_stride), slice(right, None, config.patch_stride)
-    levels = store.levels(images, rows, columns)
+    if augmented is None:
+        levels, colours, kept = store.levels(images, rows, columns), store.colours(images, rows, columns), None
+    else:
+        levels, colours, kept = augmented.batch(images, rows, columns, seed=seed, step=step)
     progress = step / total_steps(store, config)
     return Batch(
         step=step,
@@ -227,7 +238,8 @@ def batch_at(store: FeatureStore, config: Config, *, seed: int, step: int) -> Ba
         rows=rows,
         columns=columns,
         levels=levels,
-        kappa=kernel_of(levels[..., -store.channels[-1] :], store.colours(images, rows, columns), config),
+        kappa=kernel_of(levels[..., -store.channels[-1] :], colours, config, kept),
+        kept=kept,
         temperature=half_cosine(progress, config.temperature_start, config.temperature_end),
         learning_rate=half_cosine(progress, config.learning_rate, 0.0),
         noise=torch.Generator().manual_seed((seed + 1) << 32 | step),
@@ -239,14 +251,22 @@ def _train_step(
     optimizer: torch.optim.Optimizer,
     store: FeatureStore,
     config: Config,
+    augmented: AugmentedPhotographs | None,
     *,
     seed: int,
     step: int,
 ) -> Step:
-    batch = batch_at(store, config, seed=seed, step=step)
+    batch = batch_at(store, config, augmented, seed=seed, step=step)
     set_learning_rate(optimizer, batch.learning_rate)
     objective = optimise(
-        psi, optimizer, batch.levels, batch.kappa, config, temperature=batch.temperature, noise=batch.noise
+        psi,
+        optimizer,
+        batch.levels,
+        batch.kappa,
+        config,
+        temperature=batch.temperature,
+        noise=batch.noise,
+        kept=batch.kept,
     )
     return batch.report(objective)
 
@@ -257,7 +277,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def kernel_of(features: Tensor, colours: Tensor, config: Config) -> sp.csr_array:
+def kernel_of(features: Tensor, colours: Tensor, config: Config, kept: Tensor | None = None) -> sp.csr_array:
     """:func:`neuralef.graph.kernel` with the settings of a configuration."""
     return kernel(
         features,
@@ -266,6 +286,7 @@ def kernel_of(features: Tensor, colours: Tensor, config: Config) -> sp.csr_array
         pixel_weight=config.pixel_weight,
         pixel_neighbors=config.pixel_neighbors,
         coordinate_weights=config.coordinate_weights,
+        kept=kept,
     )
 
 
@@ -278,6 +299,7 @@ def optimise(
     *,
     temperature: float,
     noise: torch.Generator,
+    kept: Tensor | None = None,
 ) -> Objective:
     """One step on one batch: psi, Gumbel-Softmax and L2 batch norm (3.5), objective (Eq. 5), Adam.
 
@@ -285,14 +307,15 @@ def optimise(
         psi: In training mode; its weights are changed.
         optimizer: Of psi's parameters.
         levels: All levels of the batch, shape ``(images, h, w, sum C)``.
-        kappa: Its kernel, shape ``(B, B)`` with ``B = images * h * w``.
+        kappa: Its kernel, shape ``(B, B)``, over the B patches that take part.
         config: Quantisation, objective and precision.
         temperature: Of the Gumbel-Softmax.
         noise: Source of its noise.
+        kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. psi reads the others as tokens.
     """
     with mixed_precision(config):
         logits = psi(levels.flatten(1, 2))
-    objective = objective_of(logits, kappa, config, temperature=temperature, noise=noise)
+    objective = objective_of(logits, kappa, config, temperature=temperature, noise=noise, kept=kept)
     descend(optimizer, objective.loss)
     return objective
 
@@ -303,18 +326,27 @@ def mixed_precision(config: Config) -> torch.autocast:
 
 
 def objective_of(
-    logits: Tensor, kappa: sp.csr_array, config: Config, *, temperature: float, noise: torch.Generator
+    logits: Tensor,
+    kappa: sp.csr_array,
+    config: Config,
+    *,
+    temperature: float,
+    noise: torch.Generator,
+    kept: Tensor | None = None,
 ) -> Objective:
     """From psi's logits to Eq. 5: Gumbel-Softmax, L2 batch norm (3.5), objective.
 
     Args:
         logits: Shape ``(images, T, K)``.
-        kappa: Shape ``(B, B)`` with ``B = images * T``.
+        kappa: Shape ``(B, B)`` with ``B = images * T``, or the kept among them.
         config: Quantisation and objective.
         temperature: Of the Gumbel-Softmax.
         noise: Source of its noise.
+        kept: Patches that take part, bool of ``images * T`` entries; ``None``: all.
     """
     values = logits.float().flatten(0, 1)  # (B, K)
+    if kept is not None:
+        values = values[kept.flatten()]
     if config.quantise:
         values = gumbel_softmax(values, temperature=temperature, generator=noise)
     return neural_eigenfunction_objective(

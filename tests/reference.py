@@ -3,8 +3,10 @@ official code; the package's fast versions are tested against these."""
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 
 def dense_feature_graph(features, neighbors):
@@ -63,3 +65,47 @@ def softmax_free_attention(q, k, v):
         weights = torch.stack([phi_q[t] @ phi_k[s] for s in range(len(k))])
         out[t] = (weights / weights.sum()) @ v
     return out
+
+
+def sliding_probabilities(segmenter, image, short_side, window, stride):
+    """Segmenter's sliding windows, all at pixel resolution: softmaxed, added up, divided by their number, resized."""
+    H, W = image.shape[:2]
+    short = max(short_side, window)
+    h, w = (short, round(W * short / H)) if H < W else (round(H * short / W), short)
+    resized = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+    total, count = None, torch.zeros(h, w)
+    for top in [*[y for y in range(0, h, stride) if y < h - window], h - window]:
+        for left in [*[x for x in range(0, w, stride) if x < w - window], w - window]:
+            cut = resized[top : top + window, left : left + window]
+            pixels = torch.tensor(cut[None]).permute(0, 3, 1, 2).float() / 255
+            levels = segmenter.backbone(pixels)
+            covered = [segmenter.backbone.patch_size * side for side in levels.shape[1:3]]
+            padding = (0, covered[1] - window, 0, covered[0] - window)
+            padded = F.pad(pixels, padding, mode="replicate")
+            colours = F.interpolate(padded, levels.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
+            logits = segmenter.head.image_logits(levels, colours.half().float()).permute(0, 3, 1, 2)
+            up = F.interpolate(logits, covered, mode="bilinear")[0, :, :window, :window]
+            if total is None:
+                total = torch.zeros(len(up), h, w)
+            total[:, top : top + window, left : left + window] += (up / segmenter.temperature).softmax(0)
+            count[top : top + window, left : left + window] += 1
+    return F.interpolate((total / count)[None], (H, W), mode="bilinear")[0].numpy()
+
+
+def mean_field(probabilities, image, *, iterations=10, clip=1e-5):
+    """Kraehenbuehl and Koltun's updates with whole kernel matrices, symmetrically normalised: ``(K, H, W)`` to Q."""
+    K, H, W = probabilities.shape
+    y, x = np.indices((H, W)).reshape(2, -1)
+    position, colour = np.stack([x, y], axis=1).astype(float), image.reshape(-1, 3).astype(float)
+    kernels = []
+    for weight, features in ((3.0, position), (4.0, np.concatenate([position / 67, colour / 3], axis=1))):
+        k = np.exp(-((features[:, None] - features[None]) ** 2).sum(axis=-1) / 2)
+        scale = 1 / np.sqrt(k.sum(axis=1))
+        kernels.append(weight * scale[:, None] * k * scale[None, :])
+    energy = -np.log(probabilities.reshape(K, -1).astype(float).clip(clip, 1))
+    Q = np.exp(-energy)
+    Q /= Q.sum(axis=0)
+    for _ in range(iterations):
+        Q = np.exp(-energy + sum(Q @ kernel for kernel in kernels))
+        Q /= Q.sum(axis=0)
+    return Q.reshape(K, H, W)

@@ -27,8 +27,15 @@ PAPER = {
     "batch_images": 16,
     "patch_stride": 1,
     "learning_rate": 1e-3,
+    "protocol": "crop320",
 }
 NOT_IN_PAPER = {
+    "augment": False,
+    "mask_padding": True,
+    "short_side": None,
+    "window": None,
+    "window_stride": None,
+    "crf": "none",
     "blocks": None,
     "high_level": None,
     "checkpoint": None,
@@ -87,6 +94,12 @@ def test_crop_is_the_nearest_multiple_of_the_patch(image_size, patch, crop):
         ("high_level", "keys", "keys"),
         ("high_level", "none", None),
         ("precision", "bfloat16", "bfloat16"),
+        ("protocol", "sliding", "sliding"),
+        ("window", "480", 480),
+        ("window", "none", None),
+        ("crf", "none", "none"),
+        ("crf", "black", "black"),
+        ("augment", "true", True),
     ],
 )
 def test_strings_become_values_of_the_field_s_type(field, text, value):
@@ -138,6 +151,11 @@ def test_updating_leaves_the_other_fields_and_the_original():
         ("deep_spectral_colour_weight", "-1"),
         ("pixel_neighbors", "-3,5"),
         ("coordinate_weights", "nan,1"),
+        ("protocol", "crop"),
+        ("short_side", "0"),
+        ("window", "-1"),
+        ("window_stride", "0"),
+        ("crf", "grey"),
     ],
 )
 def test_a_bad_value_is_named_with_its_field(field, value):

@@ -18,6 +18,7 @@ from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
 from neuralef.evaluation import match_max_iou
 from neuralef.experiments import Experiment, Workbench, open_workbench, run_experiment
+from neuralef.features import extract
 from neuralef.methods import REGISTRY
 from neuralef.results import read_results
 
@@ -176,6 +177,55 @@ def test_scores_recomputed_from_the_saved_maps_equal_the_results(tmp_path):
     frame = read_results(tmp_path / "results.csv").query("matching == 'max_iou'")
     assert frame["mean_iou"].item() == pytest.approx(mean_iou, abs=1e-12)
     assert frame["accuracy"].item() == pytest.approx(table.diagonal().sum() / table.sum(), abs=1e-12)
+
+
+SLIDING = replace(CONFIG, protocol="sliding", short_side=56, window=40, window_stride=20)
+
+
+def test_sliding_windows_are_scored_at_the_resolution_of_the_labels(tmp_path, monkeypatch):
+    experiment = replace(EXPERIMENT, config=SLIDING)
+    splits = []
+
+    def spy(dataset, split, *arguments, **options):
+        splits.append(split)
+        return extract(dataset, split, *arguments, **options)
+
+    monkeypatch.setattr("neuralef.experiments.extract", spy)
+    rows = run_experiment(experiment, METHODS, tmp_path, save_maps=True, progress=False)
+    assert splits == ["train"]  # no store of square crops is made
+    assert {(row["protocol"], row["crf"]) for row in rows} == {("sliding", "none")}
+    scenes = SyntheticScenes(**OPTIONS)
+    bench = open_workbench(experiment, progress=False)
+    for image_id in scenes.ids("val"):
+        assert np.asarray(Image.open(tmp_path / "maps" / "truth" / f"{image_id}.png")).tolist() == (
+            scenes.label(image_id).tolist()
+        )
+        saved = np.asarray(Image.open(tmp_path / "maps" / "ours" / f"{image_id}.png"))
+        np.testing.assert_array_equal(saved, bench.segmenter("ours", 5, 0)(scenes.image(image_id)))
+    counted = json.loads(next(tmp_path.glob("runs/*/ours.json")).read_text())["counts"]
+    assert np.array(counted).sum() == 3 * 64 * 80
+
+
+def test_both_protocols_stand_beside_each_other_and_share_psi(tmp_path, monkeypatch):
+    run_experiment(EXPERIMENT, ("ours",), tmp_path, progress=False)
+    monkeypatch.setattr("neuralef.training._train_step", lambda *_, **__: pytest.fail("trained again"))
+    run_experiment(replace(EXPERIMENT, config=SLIDING), ("ours",), tmp_path, progress=False)
+    assert read_results(tmp_path / "results.csv")["protocol"].tolist() == ["crop320"] * 3 + ["sliding"] * 3
+
+
+def test_windows_that_leave_pixels_out_are_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("neuralef.training._train_step", lambda *_, **__: pytest.fail("trained in vain"))
+    with pytest.raises(InputError, match="window_stride is 41"):
+        run_experiment(
+            replace(EXPERIMENT, config=replace(SLIDING, window_stride=41)), ("ours",), tmp_path, progress=False
+        )
+
+
+def test_augmented_training_runs_to_its_rows(tmp_path):
+    config = replace(CONFIG, augment=True, pixel_neighbors=(4, 2))
+    rows = run_experiment(replace(EXPERIMENT, config=config), ("ours", "ours_star"), tmp_path, progress=False)
+    assert len(rows) == 6
+    assert {row["p_augment"] for row in rows} == {True}
 
 
 def test_per_class_iou_averages_to_the_mean(tmp_path):

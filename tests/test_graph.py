@@ -66,6 +66,59 @@ def test_features_that_are_not_numbers_are_refused():
         graph.nearest_neighbors(flat, 3)
 
 
+def ragged(images=3, h=4, w=5):
+    """Patches that take part: all of one image, an upper left part of another, one patch alone of the last."""
+    kept = torch.zeros(images, h, w, dtype=torch.bool)
+    kept[0], kept[1, :3, :4], kept[2, 1, 1] = True, True, True
+    return kept
+
+
+def test_patches_that_take_no_part_are_no_nodes_of_either_graph():
+    features, colours = patches(images=3)
+    kept = ragged()
+    fast = graph.kernel(features, colours, feature_neighbors=6, pixel_neighbors=(4, 2), kept=kept)
+    feature = dense_normalized_adjacency(dense_feature_graph(features[kept], 6))
+    pixels = torch.zeros(len(feature), len(feature))
+    start = 0
+    for image, real in zip(colours, kept, strict=True):  # Eq. 3 among the real patches, at their places in the crop
+        y, x = np.nonzero(real.numpy())
+        for k, weight in ((4, 2.0), (2, 0.1)):
+            points = torch.cat([image[y, x], weight * torch.tensor(np.stack([x / 4, y / 3], axis=1))], dim=1)
+            distances = torch.cdist(points, points).fill_diagonal_(torch.inf)
+            for u, row in enumerate(distances):
+                for v in row.argsort()[: min(k, len(points) - 1)]:
+                    pixels[start + u, start + v] = pixels[start + v, start + u] = 1.0
+        start += len(y)
+    pixels = torch.nan_to_num(dense_normalized_adjacency(pixels), posinf=0.0)  # the patch alone has no neighbour
+    torch.testing.assert_close(torch.from_numpy(fast.toarray()), feature + 0.3 * pixels, rtol=1e-4, atol=1e-5)
+
+
+def test_where_all_patches_take_part_nothing_changes():
+    features, colours = patches(images=3)
+    settings = {"feature_neighbors": 6, "pixel_neighbors": (4, 2)}
+    whole = graph.kernel(features, colours, **settings)
+    same = graph.kernel(features, colours, **settings, kept=torch.ones(3, 4, 5, dtype=torch.bool))
+    np.testing.assert_array_equal(same.toarray(), whole.toarray())
+
+
+def test_what_lies_in_a_patch_that_takes_no_part_is_never_seen():
+    features, colours = patches(images=3)
+    kept = ragged()
+    settings = {"feature_neighbors": 6, "pixel_neighbors": (4, 2), "kept": kept}
+    other_features, other_colours = patches(images=3, seed=1)
+    changed = torch.where(kept[..., None], features, other_features)
+    recoloured = torch.where(kept[..., None], colours, other_colours)
+    np.testing.assert_array_equal(
+        graph.kernel(changed, recoloured, **settings).toarray(), graph.kernel(features, colours, **settings).toarray()
+    )
+
+
+def test_fewer_patches_than_neighbours_are_all_neighbours():
+    features, colours = patches(images=3)
+    found = graph.kernel(features.abs(), colours, feature_neighbors=256, pixel_weight=0.0, kept=ragged()).toarray()
+    assert ((found > 0) == ~np.eye(33, dtype=bool)).all()
+
+
 def test_pixel_graph_is_equation_3():
     _, colours = patches()
     fast = graph.pixel_graph(colours, neighbors=(4, 2), coordinate_weights=(2.0, 0.1))

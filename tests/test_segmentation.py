@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,9 @@ from neuralef import clustering
 from neuralef.backbones import build
 from neuralef.clustering import ClusterHead
 from neuralef.config import Config
-from neuralef.segmentation import Segmenter, cluster_map, segment_store
+from neuralef.crf import dense_crf
+from neuralef.protocols import Sliding
+from neuralef.segmentation import Segmenter, cluster_map, merged_maps, segment_store, store_windows
 
 
 @dataclass(frozen=True)
@@ -91,3 +93,27 @@ def test_heads_that_look_at_colours_see_the_same_in_both(scenes, store):
 def test_padding_adds_no_colour_of_its_own(height, width):
     image = np.full((height, width, 3), 200, np.uint8)
     assert (Segmenter(build("colour_patches"), Redness(), crop_size=60)(image) == 1).all()
+
+
+def test_windows_of_a_store_are_its_maps(scenes, store):
+    config = Config(kmeans_patches=1000)
+    head = clustering.fit_feature_kmeans(store, config, num_clusters=5, seed=0, centred=False, progress=False)
+    pictures = ((image_id, logits, None) for image_id, logits in store_windows(head, store, 0.3))
+    for (image_id, merged), (same_id, plain) in zip(
+        merged_maps(pictures, "none"), segment_store(head, store), strict=True
+    ):
+        assert image_id == same_id
+        assert (merged == plain).mean() > 0.999  # the softmax may round two clusters to a tie
+
+
+def test_a_crf_follows_the_crop_the_whole_photograph_and_the_windows(scenes):
+    pytest.importorskip("pydensecrf", reason="extra [crf] is not installed")
+    image = scenes.image(scenes.ids("val")[0])
+    plain = Segmenter(build("colour_patches"), Brightness(), crop_size=64, temperature=0.3)
+    refined = replace(plain, crf="colour")
+    np.testing.assert_array_equal(refined(image), dense_crf(plain.logits(image).probabilities(), image, "colour"))
+    square = image[:, 8:72]
+    np.testing.assert_array_equal(refined.crop(image), refined(square))
+    windows = replace(refined, sliding=Sliding(64, 32, 32))
+    assert windows(image).shape == image.shape[:2]
+    assert (windows(image) != replace(windows, crf="none")(image)).any()

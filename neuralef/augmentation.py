@@ -1,0 +1,194 @@
+r"""Random crops of the training photographs and their features, computed at every step (paper, 4.1).
+
+Segmenter's augmentations, in its order: a photograph is resized by a ratio of 0.5 to 2 of the protocol's short side,
+cropped at random, flipped with probability 1/2, distorted in its colours, and padded on the right and below with what
+is zero after the backbone's normalisation. Resizing and colours are torchvision's; they differ from mmseg's in that
+shrinking averages, and that saturation is a blend with grey instead of a factor in HSV.
+
+The official loader draws a crop again while one class covers more than three quarters of it (``cat_max_ratio``). That
+looks at ground truth, and is not done here: photographs are all that this module reads.
+
+**Padding.** A patch that is padding by more than half leaves the kernel: it is no node of either graph, and has no row
+in the L2 batch norm and the objective. psi still reads it as a token, as the backbone does, whose attention has mixed
+it into all others before. In the official code padded patches enter the graph (paper facts, section 4, item 12);
+``mask_padding = False`` repeats that.
+
+What happens to an image is a function of seed, step and its place in the batch, so that a resumed run goes on with the
+same crops.
+
+References:
+    Strudel et al., *Segmenter: Transformer for Semantic Segmentation*, arXiv:2105.05633; ``PhotoMetricDistortion`` of
+    mmseg, after Liu et al., *SSD*, arXiv:1512.02325.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from neuralef.backbones import Backbone
+from neuralef.config import Config
+from neuralef.errors import InputError
+from neuralef.features import ALL
+from neuralef.graph import patch_colours
+
+RESIZE_RATIOS = (0.5, 2.0)
+BRIGHTNESS = 32 / 255
+CONTRAST = SATURATION = (0.5, 1.5)
+HUE = 18 / 180
+
+STREAM = 2
+"""Keeps these random numbers apart from the others that training draws for the same seed and step."""
+
+
+class Batch(NamedTuple):
+    """Patches of a mini-batch.
+
+    Attributes:
+        levels: Shape ``(images, h, w, sum C)``, float32.
+        colours: The crops at patch resolution, float32 ``(images, h, w, 3)``, in [0, 1].
+        kept: Patches that take part in the kernel, bool ``(images, h, w)``; ``None``: all.
+    """
+
+    levels: Tensor
+    colours: Tensor
+    kept: Tensor | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What one photograph goes through.
+
+    Attributes:
+        ratio: Its shorter side over the protocol's.
+        top: Where the crop begins, 0 (first row) to below 1 (as low as it can lie).
+        left: The same from left to right.
+        flip: Whether left and right change places.
+        brightness: Added to every colour, or ``None``: left as it is.
+        contrast: Factor of every colour.
+        saturation: Factor of the distance from grey.
+        hue: Turn of the colour circle, 1 being a whole one.
+        contrast_first: Whether contrast comes before saturation and hue, or after.
+    """
+
+    ratio: float
+    top: float
+    left: float
+    flip: bool
+    brightness: float | None
+    contrast: float | None
+    saturation: float | None
+    hue: float | None
+    contrast_first: bool
+
+
+def draw_view(rng: np.random.Generator) -> View:
+    """A random view; each change of colour has probability 1/2."""
+    ratio, (top, left), flip = rng.uniform(*RESIZE_RATIOS), rng.random(2), bool(rng.random() < 0.5)
+    ranges = (-BRIGHTNESS, BRIGHTNESS), CONTRAST, SATURATION, (-HUE, HUE)
+    # Every number is drawn, wanted or not, so that none depends on another.
+    colours = [value if wanted else None for wanted, value in [(rng.random() < 0.5, rng.uniform(*r)) for r in ranges]]
+    return View(ratio, top, left, flip, *colours, contrast_first=bool(rng.random() < 0.5))
+
+
+def apply_view(image: np.ndarray, view: View, short_side: int, crop_size: int) -> Tensor:
+    """Resize, crop, flip and distort a photograph.
+
+    Args:
+        image: Shape ``(H, W, 3)``, uint8.
+        view: What to do.
+        short_side: Of the protocol, in pixels.
+        crop_size: Side of the square, in pixels.
+
+    Returns:
+        Float32 ``(3, h, w)`` in [0, 1], h and w at most ``crop_size``, less where the photograph is smaller.
+    """
+    scale = view.ratio * short_side / min(image.shape[:2])
+    size = [max(1, int(side * scale + 0.5)) for side in image.shape[:2]]
+    pixels = tv.resize(torch.tensor(image).permute(2, 0, 1), size, antialias=True)
+    height, width = (min(side, crop_size) for side in size)
+    top, left = (
+        int(place * (side - kept + 1))
+        for place, side, kept in zip((view.top, view.left), size, (height, width), strict=True)
+    )
+    pixels = tv.crop(pixels, top, left, height, width)
+    if view.flip:
+        pixels = tv.horizontal_flip(pixels)
+    return distort_colours(pixels.float() / 255, view)
+
+
+def distort_colours(pixels: Tensor, view: View) -> Tensor:
+    """Brightness, contrast, saturation and hue of a view: ``(3, h, w)`` in [0, 1] to the same."""
+    if view.brightness is not None:
+        pixels = (pixels + view.brightness).clamp(0, 1)
+    if view.contrast is not None and view.contrast_first:
+        pixels = tv.adjust_brightness(pixels, view.contrast)  # which is a factor; its "contrast" keeps the mean
+    if view.saturation is not None:
+        pixels = tv.adjust_saturation(pixels, view.saturation)
+    if view.hue is not None:
+        pixels = tv.adjust_hue(pixels, view.hue)
+    if view.contrast is not None and not view.contrast_first:
+        pixels = tv.adjust_brightness(pixels, view.contrast)
+    return pixels
+
+
+@dataclass(frozen=True)
+class AugmentedPhotographs:
+    """The training photographs, seen anew at every step.
+
+    Attributes:
+        read: Gives the photograph of an id, uint8 ``(H, W, 3)``.
+        ids: Of the training images, in the order of their feature store.
+        backbone: Gives the features of the crops.
+        crop_size: Side of the crops in pixels, a multiple of the patch.
+        short_side: What ratio 1 resizes the shorter side of a photograph to, in pixels.
+        config: Precision, and whether padding is masked.
+    """
+
+    read: Callable[[str], np.ndarray]
+    ids: Sequence[str]
+    backbone: Backbone
+    crop_size: int
+    short_side: int
+    config: Config
+
+    def batch(self, chosen: np.ndarray, rows: slice = ALL, columns: slice = ALL, *, seed: int, step: int) -> Batch:
+        """Features of random crops of some photographs.
+
+        Args:
+            chosen: Positions in ``ids``, one for each crop.
+            rows: Rows of patches to return of each crop.
+            columns: The same for columns.
+            seed: Of the run.
+            step: Of the run.
+
+        Raises:
+            InputError: If a feature exceeds float16, in which stored ones are kept.
+        """
+        crops, real = self.crops(chosen, seed=seed, step=step)
+        grid = (self.crop_size // self.backbone.patch_size,) * 2
+        # Rounded as a feature store rounds them.
+        levels = self.backbone(crops, precision=self.config.precision)[:, rows, columns].half()
+        if not levels.isfinite().all():
+            raise InputError(f"features of a crop at step {step} exceed float16; use another level or norm")
+        kept = F.avg_pool2d(real.float(), self.backbone.patch_size)[:, rows, columns] >= 0.5
+        colours = patch_colours(crops, grid)[:, rows, columns].half().float()
+        return Batch(levels.float(), colours, kept if self.config.mask_padding else None)
+
+    def crops(self, chosen: np.ndarray, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """The padded crops, float32 ``(images, 3, H, W)`` in [0, 1], and which pixels are none of the padding's."""
+        shape = (len(chosen), 3, self.crop_size, self.crop_size)
+        crops = self.backbone.mean.expand(shape).clone()
+        real = torch.zeros(shape[0], *shape[2:], dtype=torch.bool)
+        for place, index in enumerate(chosen):
+            view = draw_view(np.random.default_rng([seed, step, STREAM, place]))
+            pixels = apply_view(self.read(self.ids[index]), view, self.short_side, self.crop_size)
+            _, height, width = pixels.shape
+            crops[place, :, :height, :width] = pixels
+            real[place, :height, :width] = True
+        return crops, real

@@ -1,0 +1,157 @@
+r"""Dense conditional random field over cluster probabilities (paper, section 4; Kraehenbuehl and Koltun's mean field).
+
+.. math::
+    E(x) = \sum_i -\log p_i(x_i) + \sum_{i<j} [x_i \ne x_j] \bigl(3\, e^{-\|s_i - s_j\|^2 / 2}
+           + 4\, e^{-\|s_i - s_j\|^2 / (2 \cdot 67^2) - \|c_i - c_j\|^2 / (2 \cdot 3^2)}\bigr)
+
+with positions s in pixels and colours c in 0..255, ten iterations. The probabilities are softmaxed logits over the last
+temperature of the Gumbel-Softmax, at the pixels of the result.
+
+The CRF sees the photograph (``colour``). The official code hands it a black image in the 320-crop path: colours in
+[0, 1] cast to uint8 (paper facts, section 4, item 9), so that its appearance term knows positions alone; ``black``
+repeats that.
+
+References:
+    Kraehenbuehl and Koltun, *Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials*,
+    arXiv:1210.5644, through ``pydensecrf2``.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Literal
+
+import numpy as np
+import torch
+
+from neuralef.errors import InputError
+from neuralef.protocols import WindowLogits
+
+CRFImage = Literal["colour", "black"]
+CRFMode = Literal["none", "colour", "black"]
+
+ITERATIONS = 10
+SMOOTHNESS_WEIGHT, SMOOTHNESS_XY = 3, 1
+APPEARANCE_WEIGHT, APPEARANCE_XY, APPEARANCE_RGB = 4, 67, 3
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's ``mallopt``, from its ``malloc.h``."""
+
+CLIP = 1e-5
+"""Least probability that counts, as in ``pydensecrf.utils``: -log of it is the greatest unary energy, 11.5."""
+
+
+def require(mode: CRFMode) -> None:
+    """``InputError`` if a CRF is asked for and its library is not installed."""
+    if mode != "none":
+        _library()
+
+
+def dense_crf(probabilities: np.ndarray, image: np.ndarray, mode: CRFImage) -> np.ndarray:
+    """The likeliest cluster of every pixel after mean-field inference.
+
+    A cluster that no pixel gives more than :data:`CLIP` has the greatest unary energy everywhere, and no neighbour to
+    draw it up: it is left out beforehand, which spares time and memory in proportion.
+
+    Args:
+        probabilities: Shape ``(K, H, W)``, float32.
+        image: The photograph, shape ``(H, W, 3)``, uint8.
+        mode: Which image the appearance term sees.
+
+    Returns:
+        Shape ``(H, W)``, uint16.
+
+    Raises:
+        InputError: If pydensecrf is not installed.
+    """
+    library = _library()
+    kept = np.flatnonzero(probabilities.max(axis=(1, 2)) > CLIP)
+    height, width = image.shape[:2]
+    seen = np.array(image, order="C") if mode == "colour" else np.zeros(image.shape, dtype=np.uint8)
+    field = library.DenseCRF2D(width, height, len(kept))
+    field.setUnaryEnergy(-np.log(probabilities[kept].reshape(len(kept), -1).clip(CLIP, 1.0)))
+    field.addPairwiseGaussian(sxy=SMOOTHNESS_XY, compat=SMOOTHNESS_WEIGHT)
+    field.addPairwiseBilateral(sxy=APPEARANCE_XY, srgb=APPEARANCE_RGB, rgbim=seen, compat=APPEARANCE_WEIGHT)
+    found = np.asarray(field.inference(ITERATIONS)).argmax(axis=0)
+    return kept[found].reshape(height, width).astype(np.uint16)
+
+
+def refine(
+    pictures: Iterable[tuple[str, WindowLogits, np.ndarray]], mode: CRFImage, *, processes: int | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """:func:`dense_crf` of many images, in processes of one thread each.
+
+    Logits travel to the processes at patch resolution and become probabilities there. Twice as many images as
+    processes are under way, so that memory does not grow with the number of images. A process holds about ten times
+    ``4 * K * H * W`` bytes, K counting the clusters that occur.
+
+    Args:
+        pictures: Image id, its logits, and the image at the resolution of the result, uint8 ``(H, W, 3)``.
+        mode: Which image the appearance term sees.
+        processes: How many; default: the processors this process may use.
+
+    Yields:
+        Image id and clusters, ``(H, W)``, uint16, in the order of ``pictures``.
+
+    Raises:
+        InputError: If pydensecrf is not installed, or a process ends before its image is done.
+    """
+    _library()
+    processes = processes or _processors()
+    context = multiprocessing.get_context("spawn")  # a fork would inherit the locks of torch's and numba's threads
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=prepare_process)
+    waiting: deque[tuple[str, Future]] = deque()
+    try:
+        for image_id, logits, image in pictures:
+            waiting.append((image_id, pool.submit(_refined, logits, image, mode)))
+            if len(waiting) >= 2 * processes:
+                yield _first_of(waiting)
+        while waiting:
+            yield _first_of(waiting)
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process of the CRF ended early, most likely because memory ran out: use fewer clusters, smaller images, "
+            "or --set crf=none (a script of your own needs `if __name__ == '__main__':` around its calls)"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def prepare_process() -> None:
+    """One thread, and memory that is kept, for a process that does nothing else."""
+    torch.set_num_threads(1)
+    # By default glibc gives the memory of every large array back and asks for it again, page by page, in each of the
+    # iterations: at 480 x 360 pixels and 64 clusters a third of the time. A process of its own may keep it.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _refined(logits: WindowLogits, image: np.ndarray, mode: CRFImage) -> np.ndarray:
+    return dense_crf(logits.probabilities(), image, mode)
+
+
+def _first_of(waiting: deque[tuple[str, Future]]) -> tuple[str, np.ndarray]:
+    image_id, future = waiting.popleft()
+    return image_id, future.result()
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _library():
+    try:
+        from pydensecrf import densecrf
+    except ImportError as error:
+        raise InputError(
+            "crf: not installed; `pip install 'neuralef[crf]'` builds pydensecrf2 (it needs a C++ compiler), or leave "
+            "it out with --set crf=none"
+        ) from error
+    return densecrf

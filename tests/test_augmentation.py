@@ -1,0 +1,241 @@
+import inspect
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_experiments import EXPERIMENT, write_folder_dataset
+
+from neuralef import training
+from neuralef.augmentation import AugmentedPhotographs, View, apply_view, distort_colours, draw_view
+from neuralef.config import Config
+from neuralef.experiments import Experiment, open_workbench
+
+CONFIG = Config(
+    image_size=64, width=16, feature_neighbors=8, epochs=4, batch_images=2, pixel_neighbors=(4, 2), augment=True
+)
+PLAIN = View(1.0, 0.0, 0.0, False, None, None, None, None, False)
+
+
+def photograph(height=40, width=60):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def pixels_of(image):
+    return torch.tensor(image).permute(2, 0, 1) / 255
+
+
+@pytest.fixture
+def augmented(scenes, store, colour_backbone):
+    return AugmentedPhotographs(scenes.image, store.ids, colour_backbone, store.crop_size, 64, CONFIG)
+
+
+def test_a_view_that_changes_nothing_gives_the_upper_left_corner():
+    image = photograph()
+    torch.testing.assert_close(apply_view(image, PLAIN, 40, 32), pixels_of(image[:32, :32]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("place", "first"), [(0.0, (0, 0)), (0.5, (4, 14)), (0.999, (8, 28))])
+def test_a_crop_lies_anywhere_within_the_photograph(place, first):
+    image = photograph()
+    found = apply_view(image, replace(PLAIN, top=place, left=place), 40, 32)
+    top, left = first
+    torch.testing.assert_close(found, pixels_of(image[top : top + 32, left : left + 32]))
+
+
+def test_a_flip_mirrors_the_crop():
+    image = photograph()
+    found = apply_view(image, replace(PLAIN, flip=True), 40, 32)
+    torch.testing.assert_close(found, pixels_of(image[:32, :32]).flip(2))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shape"), [(0.5, (20, 30)), (1.0, (40, 60)), (2.0, (64, 64)), (1.3, (52, 64)), (0.01, (1, 1))]
+)
+def test_the_ratio_is_that_of_the_shorter_side(ratio, shape):
+    assert apply_view(photograph(), replace(PLAIN, ratio=ratio), 40, 64).shape == (3, *shape)
+
+
+def test_resizing_keeps_a_gradient():
+    image = np.broadcast_to(np.linspace(0, 240, 60, dtype=np.uint8)[None, :, None], (40, 60, 3))
+    found = apply_view(image, replace(PLAIN, ratio=2.0), 40, 120)
+    assert found.shape == (3, 80, 120)
+    torch.testing.assert_close(found[0, 40], torch.linspace(0, 240 / 255, 120), rtol=0, atol=0.02)
+
+
+def distorted(pixels, **changes):
+    return distort_colours(pixels, replace(PLAIN, **changes))
+
+
+def test_brightness_is_added_and_contrast_is_a_factor():
+    pixels = torch.rand(3, 6, 7)
+    torch.testing.assert_close(distorted(pixels, brightness=0.1), (pixels + 0.1).clamp(0, 1))
+    torch.testing.assert_close(distorted(pixels, brightness=-0.1), (pixels - 0.1).clamp(0, 1))
+    torch.testing.assert_close(distorted(pixels, contrast=1.5), (1.5 * pixels).clamp(0, 1))
+    torch.testing.assert_close(distorted(pixels, contrast=0.5, contrast_first=True), 0.5 * pixels)
+
+
+def test_hue_turns_the_colour_circle_and_saturation_leads_away_from_grey():
+    red, green = torch.tensor([1.0, 0, 0]).view(3, 1, 1), torch.tensor([0, 1.0, 0]).view(3, 1, 1)
+    torch.testing.assert_close(distorted(red, hue=1 / 3), green, rtol=0, atol=1e-5)
+    grey = torch.full((3, 2, 2), 0.3)
+    torch.testing.assert_close(distorted(grey, saturation=1.5, hue=0.05), grey, rtol=0, atol=1e-3)
+    pale = distorted(red, saturation=0.5)
+    assert pale[0] < red[0] and pale[1] > red[1]
+
+
+def test_contrast_comes_before_or_after_the_colours():
+    pixels = torch.rand(3, 6, 7)
+    changes = {"contrast": 1.5, "saturation": 1.5}
+    first = distorted(pixels, **changes, contrast_first=True)
+    torch.testing.assert_close(first, distorted(distorted(pixels, contrast=1.5), saturation=1.5))
+    last = distorted(pixels, **changes, contrast_first=False)
+    torch.testing.assert_close(last, distorted(distorted(pixels, saturation=1.5), contrast=1.5))
+    assert not torch.equal(first, last)
+
+
+def test_views_are_drawn_over_segmenter_s_ranges():
+    rng = np.random.default_rng(0)
+    views = [draw_view(rng) for _ in range(4000)]
+    for name, low, high in (
+        ("ratio", 0.5, 2.0), ("top", 0, 1), ("left", 0, 1), ("brightness", -32 / 255, 32 / 255), ("contrast", 0.5, 1.5),
+        ("saturation", 0.5, 1.5), ("hue", -0.1, 0.1),
+    ):  # fmt: skip
+        values = np.array([getattr(view, name) for view in views if getattr(view, name) is not None])
+        assert low <= values.min() < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < values.max() <= high
+        assert abs(values.mean() - (low + high) / 2) < 0.02 * (high - low)
+        if name not in ("ratio", "top", "left"):
+            assert 0.45 < len(values) / len(views) < 0.55
+    for name in ("flip", "contrast_first"):
+        assert 0.45 < np.mean([getattr(view, name) for view in views]) < 0.55
+
+
+def test_crops_depend_on_seed_step_and_place_alone(augmented):
+    chosen = np.array([0, 3, 3])
+    first, _ = augmented.crops(chosen, seed=5, step=9)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert torch.equal(first, augmented.crops(chosen, seed=5, step=9)[0])
+    assert not torch.equal(first, augmented.crops(chosen, seed=6, step=9)[0])
+    assert not torch.equal(first, augmented.crops(chosen, seed=5, step=10)[0])
+    assert not torch.equal(first[1], first[2])
+
+
+def test_padding_is_zero_after_the_backbone_s_normalisation(augmented, monkeypatch):
+    monkeypatch.setattr("neuralef.augmentation.draw_view", lambda _: replace(PLAIN, ratio=0.5))
+    crops, real = augmented.crops(np.array([0]), seed=0, step=0)
+    normalised = (crops - augmented.backbone.mean) / augmented.backbone.std
+    assert real[0, :32, :40].all() and real.sum() == 32 * 40  # scenes are 64 x 80
+    assert (normalised[:, :, ~real[0]] == 0).all()
+    assert (normalised[:, :, real[0]] != 0).any()
+
+
+def test_patches_that_are_padding_by_more_than_half_take_no_part(augmented, monkeypatch):
+    # 0.55 of 64 x 80 pixels are 35 x 44: four patches and 3 rows of a fifth, five and 4 columns of a sixth
+    monkeypatch.setattr("neuralef.augmentation.draw_view", lambda _: replace(PLAIN, ratio=0.55))
+    kept = augmented.batch(np.array([0, 1]), seed=0, step=0).kept
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[:4, :6] = True
+    assert torch.equal(kept, expected.expand(2, 8, 8))
+    official = replace(augmented, config=replace(CONFIG, mask_padding=False))
+    assert official.batch(np.array([0, 1]), seed=0, step=0).kept is None
+
+
+def test_a_view_that_changes_nothing_has_the_stored_features(augmented, store, scenes, monkeypatch):
+    # The store keeps the central square of the scene, which begins 8 pixels from the left.
+    monkeypatch.setattr("neuralef.augmentation.draw_view", lambda _: replace(PLAIN, left=8 / 16.9))
+    chosen = np.array([1, 4])
+    levels, colours, kept = augmented.batch(chosen, seed=0, step=0)
+    assert torch.equal(levels, store.levels(chosen))
+    assert torch.equal(colours, store.colours(chosen))
+    assert kept.all()
+
+
+def test_parts_of_the_grid_are_parts_of_the_whole(augmented):
+    whole = augmented.batch(np.array([0, 2]), seed=1, step=2)
+    rows, columns = slice(1, None, 3), slice(2, None, 3)
+    for part, all_of_it in zip(augmented.batch(np.array([0, 2]), rows, columns, seed=1, step=2), whole, strict=True):
+        assert torch.equal(part, all_of_it[:, rows, columns])
+
+
+def weights(store, config, augmented, **options):
+    trained = training.train(
+        store, config, num_eigenfunctions=4, seed=0, progress=False, augmented=augmented, **options
+    )
+    return trained.psi.state_dict(), trained.history
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("mask_padding", [True, False])
+def test_a_killed_run_continues_with_the_same_crops(store, augmented, tmp_path, monkeypatch, mask_padding):
+    config = replace(CONFIG, mask_padding=mask_padding, patch_stride=2)
+    augmented = replace(augmented, config=config)
+    whole, history = weights(store, config, augmented)
+    step = training._train_step
+
+    def dies(*arguments, **keywords):
+        if keywords["step"] == 5:
+            raise KeyboardInterrupt
+        return step(*arguments, **keywords)
+
+    monkeypatch.setattr(training, "_train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        weights(store, config, augmented, folder=tmp_path, checkpoint_every=2)
+    monkeypatch.setattr(training, "_train_step", step)
+    resumed, resumed_history = weights(store, config, augmented, folder=tmp_path, checkpoint_every=2)
+    assert same(whole, resumed)
+    assert resumed_history == history
+    assert all(np.isfinite(entry.loss) for entry in history)
+
+
+def test_masked_rows_leave_the_objective(store, augmented, monkeypatch):
+    """psi sees padding as tokens, but batch norm, kernel and objective have a row for each kept patch alone."""
+    seen = []
+    objective = training.neural_eigenfunction_objective
+
+    def spy(psi, kernel, **settings):
+        seen.append((len(psi), kernel.shape[0]))
+        return objective(psi, kernel, **settings)
+
+    monkeypatch.setattr(training, "neural_eigenfunction_objective", spy)
+    monkeypatch.setattr("neuralef.augmentation.draw_view", lambda _: replace(PLAIN, ratio=0.5))
+    weights(store, replace(CONFIG, epochs=1), augmented)
+    assert seen == [(2 * 4 * 5,) * 2] * 3
+
+
+def test_a_label_has_no_way_into_training():
+    parameters = set(inspect.signature(training.train).parameters)
+    assert parameters == {
+        "store", "config", "num_eigenfunctions", "seed", "folder", "checkpoint_every", "progress", "augmented",
+    }  # fmt: skip
+    fields = set(AugmentedPhotographs.__dataclass_fields__)
+    assert fields == {"read", "ids", "backbone", "crop_size", "short_side", "config"}
+
+
+def test_replacing_labels_by_noise_leaves_augmented_training_bit_identical(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+    found = []
+    for kind in ("true", "noise"):
+        name = write_folder_dataset(tmp_path / kind, noise_labels=kind == "noise")
+        config = replace(EXPERIMENT.config, augment=True)
+        found.append(open_workbench(Experiment(name, "colour_patches", 5, 0, config), progress=False).training(5, 0))
+        monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "other-cache"))
+    first, second = (result.psi.state_dict() for result in found)
+    assert same(first, second)
+
+
+def test_augmentation_is_part_of_the_identity_of_psi_and_evaluation_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+    bench = open_workbench(EXPERIMENT, progress=False)
+
+    def key(**changes):
+        return bench.training_key(5, 0, replace(EXPERIMENT.config, **changes))
+
+    plain, augmented = key(), key(augment=True)
+    assert len({plain, augmented, key(augment=True, mask_padding=False), key(augment=True, short_side=80)}) == 4
+    assert key(protocol="sliding", window=32, window_stride=16, short_side=80, crf="colour") == plain
+    assert key(augment=True, protocol="sliding", window=32, crf="black") == augmented
