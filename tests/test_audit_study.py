@@ -190,6 +190,8 @@ def test_table_has_a_line_for_each_variant_and_method(audited):
         ({"label_weight": -1.0}, "-1.0"),
         ({"label_weight": float("nan")}, "nan"),
         ({"experiments": []}, "seed"),
+        ({"experiments": [replace(SEEDS[0], config=replace(CONFIG, augment=True))]}, "augment"),
+        ({"experiments": [replace(SEEDS[0], config=replace(CONFIG, crf="colour"))]}, "crf"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path, arguments, message):
