@@ -20,7 +20,7 @@ def dense_kernel(features: Tensor, colours: Tensor, config: Config, neighbours: 
     """Eq. 4: ``(images, h, w, C)`` and ``(images, h, w, 3)`` to ``(B, B)``.
 
     ``neighbours``, ``(B, k)``, take the place of the k nearest: exact searches may choose differently between patches
-    that are equally near up to rounding.
+    that are equally near up to rounding. In the pixel graph the first of such patches is then taken, as ours does.
     """
     unit = F.normalize(features.flatten(0, 2), dim=1)
     similarity = unit @ unit.T
@@ -31,11 +31,17 @@ def dense_kernel(features: Tensor, colours: Tensor, config: Config, neighbours: 
         cosines, indices = similarity.gather(1, neighbours), neighbours
     directed = torch.zeros_like(similarity).scatter_(1, indices, cosines.clamp_min(0))
     kernel = dense_normalized((directed + directed.T) / 2)
-    return kernel + config.pixel_weight * dense_normalized(dense_pixel_graph(colours, config))
+    return kernel + config.pixel_weight * dense_normalized(
+        dense_pixel_graph(colours, config, first_of_equals=neighbours is not None)
+    )
 
 
-def dense_pixel_graph(colours: Tensor, config: Config) -> Tensor:
-    """Eq. 3, one dense block for each image."""
+def dense_pixel_graph(colours: Tensor, config: Config, *, first_of_equals: bool = False) -> Tensor:
+    """Eq. 3, one dense block for each image.
+
+    On even ground many patches are equally near, and ``cdist`` decides between them by the rounding of a product;
+    ``first_of_equals`` takes differences instead, and the first.
+    """
     _, h, w, _ = colours.shape
     y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing="ij")
     position = torch.stack([x, y], dim=-1).flatten(0, 1)
@@ -44,8 +50,13 @@ def dense_pixel_graph(colours: Tensor, config: Config) -> Tensor:
         links = torch.zeros(h * w, h * w)
         for k, weight in zip(config.pixel_neighbors, config.coordinate_weights, strict=True):
             points = torch.cat([image, weight * position], dim=1)
-            distance = torch.cdist(points, points).fill_diagonal_(math.inf)
-            links.scatter_(1, distance.topk(k, dim=1, largest=False).indices, 1.0)
+            if first_of_equals:
+                distance = sum((column[:, None] - column[None, :]) ** 2 for column in points.T)
+                nearest = distance.fill_diagonal_(math.inf).sort(dim=1, stable=True).indices[:, :k]
+            else:
+                distance = torch.cdist(points, points).fill_diagonal_(math.inf)
+                nearest = distance.topk(k, dim=1, largest=False).indices
+            links.scatter_(1, nearest, 1.0)
         blocks.append(torch.maximum(links, links.T))
     return torch.block_diag(*blocks)
 
