@@ -15,6 +15,7 @@ References:
 
 import copy
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -76,7 +77,7 @@ def available() -> tuple[BackboneSpec, ...]:
     return tuple(_SPECS.values())
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A frozen network with its pre-processing and padding.
 
     Attributes:
@@ -136,8 +137,9 @@ class Backbone(nn.Module):
                 module.fused_attn = False  # torch's fused attention on a CPU multiplies in float32
         return network
 
+    @abstractmethod
     def _levels(self, network: nn.Module, images: Tensor) -> list[Tensor]:
-        raise NotImplementedError(f"{type(self).__name__} must say how its network is tapped")
+        """Low, middle and high level of normalised images ``(B, 3, H, W)``, each ``(B, C, H / patch, W / patch)``."""
 
 
 class TransformerBackbone(Backbone):

@@ -32,11 +32,7 @@ IMAGES_PER_PASS = 4
 
 
 class ClusterHead(ABC):
-    """What turns a backbone's features into cluster logits.
-
-    A head that fitting may keep on disk gives what was fitted, psi aside, as :meth:`tensors`, and comes back by
-    :meth:`from_tensors`.
-    """
+    """What turns a backbone's features into cluster logits."""
 
     @abstractmethod
     def logits(self, levels: Tensor) -> Tensor:
@@ -56,18 +52,22 @@ class ClusterHead(ABC):
     def num_clusters(self) -> int:
         """The paper's K."""
 
+
+class FittedHead(ClusterHead):
+    """A head that is kept on disk as tensors and comes back from them."""
+
+    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """All that fitting found, by name."""
-        return {}
+        """All that fitting found, psi aside, by name."""
 
     @classmethod
+    @abstractmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:
         """The head whose :meth:`tensors` these are."""
-        raise NotImplementedError(f"{cls.__name__} does not come back from tensors")
 
 
 @dataclass(frozen=True)
-class FeatureKMeans(ClusterHead):
+class FeatureKMeans(FittedHead):
     """K-means on the high level of the backbone: raw (the paper's baseline) or centred and of unit length.
 
     Attributes:
@@ -98,7 +98,7 @@ class FeatureKMeans(ClusterHead):
 
 
 @dataclass(frozen=True)
-class PCAKMeans(ClusterHead):
+class PCAKMeans(FittedHead):
     """K-means on principal components of the centred high level of unit length.
 
     Attributes:
@@ -133,7 +133,7 @@ class PCAKMeans(ClusterHead):
 
 
 @dataclass(frozen=True)
-class SpectralHead(ClusterHead):
+class SpectralHead(FittedHead):
     """Spectral clustering of landmark patches, extended to all others ("spectral").
 
     The embedding of a patch is the unit-length row of its eigenfunctions (Ng, Jordan and Weiss); the logits are those
@@ -182,7 +182,7 @@ class SpectralHead(ClusterHead):
 
 
 @dataclass(frozen=True)
-class EigenfunctionHead(ClusterHead):
+class EigenfunctionHead(FittedHead):
     """Argmax of psi ("Ours")."""
 
     psi: Eigenfunctions
@@ -196,13 +196,16 @@ class EigenfunctionHead(ClusterHead):
     def num_clusters(self) -> int:  # noqa: D102
         return self.psi.head.out_features
 
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        return {}
+
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
         return cls(psi, config.precision)
 
 
 @dataclass(frozen=True)
-class HiddenKMeans(ClusterHead):
+class HiddenKMeans(FittedHead):
     """K-means on the hidden features that feed psi's head ("Ours*")."""
 
     psi: Eigenfunctions

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from neuralef.clustering import ClusterHead, high_mean, prepare_features
+from neuralef.clustering import FittedHead, high_mean, prepare_features
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
@@ -123,7 +123,7 @@ def laplacian_eigenvectors(affinity: np.ndarray, num_eigenvectors: int) -> np.nd
 
 
 @dataclass(frozen=True)
-class DeepSpectralHead(ClusterHead):
+class DeepSpectralHead(FittedHead):
     """Segments of an image, each in the cluster of its mean feature ("deep_spectral").
 
     The method is transductive: there is no function of a patch, every image is cut by eigenvectors of its own, and the

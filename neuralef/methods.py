@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from neuralef.clustering import (
-    ClusterHead,
     EigenfunctionHead,
     FeatureKMeans,
+    FittedHead,
     HiddenKMeans,
     PCAKMeans,
     SpectralHead,
@@ -36,8 +36,8 @@ class Recipe:
         needs_psi: Whether psi is trained first.
     """
 
-    head: type[ClusterHead]
-    fit: Callable[..., ClusterHead] | None
+    head: type[FittedHead]
+    fit: Callable[..., FittedHead] | None
     settings: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     needs_psi: bool = False

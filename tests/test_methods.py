@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neuralef import methods
-from neuralef.clustering import ClusterHead, Method
+from neuralef.clustering import FittedHead, Method
 from neuralef.config import CLUSTERING_PREFIXES, Config
 from neuralef.experiments import Experiment, Workbench, open_workbench, run_experiment
 from neuralef.methods import REGISTRY, Recipe
@@ -35,7 +35,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @dataclass(frozen=True)
-class Brightest(ClusterHead):
+class Brightest(FittedHead):
     """A method of two numbers: the two clusters are above and below a threshold of the first channel."""
 
     threshold: torch.Tensor
