@@ -40,7 +40,7 @@ from neuralef.training import Training, train
 
 log = logging.getLogger(__name__)
 
-TRAINING_MODULES = ("config", "graph", "eigenfunctions", "objective", "training")
+TRAINING_MODULES = ("config", "loops", "graph", "eigenfunctions", "objective", "training")
 AUGMENTATION_MODULES = ("backbones", "features", "protocols", "augmentation")
 EVALUATION_MODULES = (
     "kmeans",

@@ -1,3 +1,4 @@
+import ast
 import csv
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from neuralef import experiments
 from neuralef.config import Config
 from neuralef.datasets.folder import FolderDataset
 from neuralef.datasets.synthetic import SyntheticScenes
@@ -20,6 +22,7 @@ from neuralef.evaluation import match_max_iou
 from neuralef.experiments import Experiment, Workbench, open_workbench, run_experiment
 from neuralef.features import extract
 from neuralef.methods import REGISTRY
+from neuralef.paths import PACKAGE
 from neuralef.results import read_results
 
 OPTIONS = {"train": 6, "val": 3, "size": (64, 80), "seed": 0}
@@ -284,3 +287,24 @@ def test_run_records_hold_the_contingency_table(tmp_path):
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
     (record,) = (tmp_path / "runs").glob("*/kmeans.json")
     assert np.array(json.loads(record.read_text())["counts"]).sum() == 3 * 64 * 64
+
+
+def imports_of(module):
+    """Modules of the package that one of its modules imports, ``datasets.crops`` for ``neuralef.datasets.crops``."""
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "neuralef":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("neuralef."):
+            names.add(node.module.removeprefix("neuralef."))
+    return names
+
+
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_a_digest_of_code_leaves_out_nothing_that_decides_a_number(kind):
+    """``features`` and what it reads stand in the stores' keys; the rest touches no number."""
+    training = set(experiments.TRAINING_MODULES)
+    modules = training if kind == "training" else training | set(experiments.EVALUATION_MODULES)
+    elsewhere = {"features", "backbones", "augmentation", "datasets.base", "errors", "files", "paths", "provenance"}
+    for module in modules:
+        assert imports_of(module) <= modules | elsewhere, module
