@@ -5,6 +5,7 @@ Fractions become percent here and nowhere else.
 """
 
 import base64
+import io
 import json
 import logging
 import re
@@ -13,8 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython import get_ipython
+from IPython.display import Image, display
+from matplotlib.figure import Figure
 
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS
@@ -35,6 +40,7 @@ METHOD_TITLES = {
 }
 IOU_RULE = "mIoU averages over the classes that occur in the ground truth or in the prediction of the evaluated set."
 NOT_IN_PAPER = "not in paper"
+FIGURE_DPI = 150
 
 
 def paper_numbers(table: str | None = None) -> pd.DataFrame:
@@ -155,14 +161,20 @@ def write_report(profile: str, description: str, *, folder: Path | None = None) 
     return write_text(folder / "report" / "index.html", page)
 
 
-def save_figure(figure, folder: Path, stem: str, caption: str) -> Path:
-    """Write a matplotlib figure as ``<stem>.png`` (150 dpi) with its caption beside it for the report."""
-    import io
+def save_figure(figure: Figure, folder: Path, stem: str, caption: str) -> Path:
+    """Write a matplotlib figure as ``<stem>.png`` (150 dpi) with its caption beside it for the report, and close it.
 
+    A notebook shows the very file, with the caption as its alternative text; drawing an open figure again would take it
+    as long as writing this one did.
+    """
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150, bbox_inches="tight")
+    figure.savefig(content, format="png", dpi=FIGURE_DPI, bbox_inches="tight")
+    plt.close(figure)
     write_text(folder / f"{stem}.txt", caption + "\n")
-    return write_bytes(folder / f"{stem}.png", content.getvalue())
+    path = write_bytes(folder / f"{stem}.png", content.getvalue())
+    if get_ipython() is not None:
+        display(Image(filename=str(path), retina=True, alt=caption))
+    return path
 
 
 def update_readme(readme: Path | None = None) -> bool:
