@@ -158,7 +158,7 @@ class Audit:
         fitted = perf_counter()
         classes = len(bench.dataset.classes)
         counts = np.zeros((len(bench.val), head.num_clusters, classes), dtype=np.int32)
-        predictions = segment_store(head, bench.val)
+        predictions = segment_store(head, bench.val, bench.image)
         title = f"evaluating {method}, label head {variant}"
         bar = tqdm(predictions, total=len(bench.val), desc=title, unit="image", disable=not self.progress)
         for index, (image_id, clusters) in enumerate(bar):

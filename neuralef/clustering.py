@@ -24,15 +24,27 @@ from neuralef.errors import InputError
 from neuralef.features import FeatureStore
 from neuralef.kmeans import Centroids, fit_kmeans
 from neuralef.spectral import RESTARTS, LandmarkEigenvectors, landmark_eigenvectors, unit_rows
+from neuralef.upsampling import Guide
 
-Method = Literal["kmeans", "kmeans_centred", "kmeans_pca", "spectral", "deep_spectral", "ours", "ours_star"]
+Method = Literal[
+    "kmeans", "kmeans_centred", "kmeans_pca", "spectral", "deep_spectral", "ours", "ours_star", "ours_plus"
+]
 
 IMAGES_PER_PASS = 4
 """Images whose features pass psi together: their activations stay in the cache, a quarter faster than 16 at once."""
 
 
 class ClusterHead(ABC):
-    """What turns a backbone's features into cluster logits."""
+    """What turns a backbone's features into cluster logits.
+
+    Attributes:
+        views: Shifted views of an image, along each side, whose features it wants
+            (:func:`neuralef.features.shifted_levels`).
+        guide: How its logits are brought to pixels with the image as a guide; ``None``: bilinearly.
+    """
+
+    views: int = 1
+    guide: Guide | None = None
 
     @abstractmethod
     def logits(self, levels: Tensor) -> Tensor:
@@ -299,7 +311,7 @@ def fit_hidden_kmeans(
 ) -> HiddenKMeans:
     """ "Ours*": K-means on psi's hidden features, fitted on training data."""
 
-    points = _sample(
+    points = sample_patches(
         store,
         config.kmeans_patches,
         seed,
@@ -322,10 +334,12 @@ def _passes(images: np.ndarray) -> list[np.ndarray]:
 def _sample_prepared(
     store: FeatureStore, patches: int, seed: int, mean: Tensor | None, *, progress: bool
 ) -> np.ndarray:
-    return _sample(store, patches, seed, lambda rows: prepare_features(store.high(rows), mean), progress=progress)
+    return sample_patches(
+        store, patches, seed, lambda rows: prepare_features(store.high(rows), mean), progress=progress
+    )
 
 
-def _sample(store: FeatureStore, patches: int, seed: int, features_of, *, progress: bool) -> np.ndarray:
+def sample_patches(store: FeatureStore, patches: int, seed: int, features_of, *, progress: bool) -> np.ndarray:
     """Features of at most ``patches`` patches, evenly many from each image, shape ``(N, C)``, float32.
 
     Of more images than that, as many are taken at even distances, and a patch from each.

@@ -47,6 +47,8 @@ EVALUATION_MODULES = (
     "spectral",
     "clustering",
     "deep_spectral",
+    "upsampling",
+    "ours_plus",
     "methods",
     "protocols",
     "crf",
@@ -115,6 +117,7 @@ class Workbench:
     progress: bool = True
     _trained: dict[str, Training] = field(default_factory=dict, init=False, repr=False)
     _fitted: dict[tuple, Fitted] = field(default_factory=dict, init=False, repr=False)
+    _views: dict[int, FeatureStore] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -138,6 +141,16 @@ class Workbench:
     def val(self) -> FeatureStore:
         """Features of the ``val`` split."""
         return extract(self.dataset, "val", self.backbone, self.config, progress=self.progress)
+
+    def evaluated(self, head: ClusterHead) -> FeatureStore:
+        """Features of the ``val`` split as a head wants them: :attr:`val`, or those of its shifted views."""
+        if head.views == 1:
+            return self.val
+        if head.views not in self._views:
+            self._views[head.views] = extract(
+                self.dataset, "val", self.backbone, self.config, views=head.views, progress=self.progress
+            )
+        return self._views[head.views]
 
     def extract_s(self, config: Config) -> float:
         """Seconds that the stored features took; those of windows count as evaluation."""
@@ -249,9 +262,10 @@ class Workbench:
             return merged_maps(
                 ((image_id, segmenter.logits(image), image) for image_id, image in photographs), config.crf
             )
+        store = self.evaluated(head)
         if config.crf == "none":
-            return segment_store(head, self.val)
-        crops = store_windows(head, self.val, config.temperature_end)
+            return segment_store(head, store, self.image)
+        crops = store_windows(head, store, config.temperature_end)
         return merged_maps(((image_id, logits, self.image(image_id)) for image_id, logits in crops), config.crf)
 
     def experiment_id(self, clusters: int, seed: int, config: Config) -> str:

@@ -24,11 +24,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from neuralef.backbones import Backbone
+from neuralef.backbones import Backbone, Precision
 from neuralef.config import Config
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image
@@ -120,12 +121,49 @@ def to_tensor(images: np.ndarray) -> Tensor:
     return torch.tensor(images).permute(0, 3, 1, 2).float() / 255
 
 
+def shifted_levels(backbone: Backbone, images: Tensor, views: int, precision: Precision = "float32") -> Tensor:
+    """Features on a grid of ``views`` times the side: the backbone sees the images shifted by fractions of a patch.
+
+    The windows lie symmetrically around the image, whose border is mirrored; view (i, j) fills every ``views``-th row
+    and column from i and j. Each pass costs what the image itself costs, so there are ``views ** 2`` of them.
+
+    Args:
+        backbone: Gives the features.
+        images: Shape ``(B, 3, H, W)``, values in [0, 1]; for more than one view the sides are multiples of the patch.
+        views: Along each side; 1: the image as it is.
+        precision: Of the matrix products.
+
+    Returns:
+        Shape ``(B, views * h, views * w, sum C)``, float32.
+
+    Raises:
+        ValueError: If the sides do not fit.
+    """
+    if views == 1:
+        return backbone(images, precision=precision)
+    height, width = images.shape[-2:]
+    P = backbone.patch_size
+    if height % P or width % P:
+        raise ValueError(f"sides {height} x {width} must be multiples of the patch, {P}, to be shifted")
+    # The centre of sub-patch i lies (2 i + 1) / (2 views) of the way along a patch, that of a window's patch half way.
+    shifts = [int((2 * i + 1 - views) * P / (2 * views)) for i in range(views)]
+    margin = max(shifts)
+    padded = F.pad(images, (margin,) * 4, mode="reflect")
+    grid = torch.empty(len(images), views * height // P, views * width // P, sum(backbone.channels))
+    for i, down in enumerate(shifts):
+        for j, right in enumerate(shifts):
+            window = padded[..., margin + down :, margin + right :][..., :height, :width]
+            grid[:, i::views, j::views] = backbone(window, precision=precision)
+    return grid
+
+
 def extract(
     dataset: Dataset,
     split: str,
     backbone: Backbone,
     config: Config,
     *,
+    views: int = 1,
     cache: Path | None = None,
     progress: bool = True,
 ) -> FeatureStore:
@@ -136,6 +174,7 @@ def extract(
         split: Which of them.
         backbone: Gives the features.
         config: Crop and precision.
+        views: Shifted views along each side, see :func:`shifted_levels`; the store's grid is as many times finer.
         cache: Folder of all stores; default :func:`neuralef.paths.cache_root`.
         progress: Whether to show a bar.
 
@@ -151,6 +190,7 @@ def extract(
         "backbone": backbone.fingerprint,
         "precision": config.precision,
         "crop_size": crop_size,
+        "views": views,
     }
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = (cache or cache_root()) / "features" / key
@@ -180,7 +220,8 @@ def _extract(
     progress: bool,
 ) -> dict[str, Any]:
     ids = content["ids"]
-    side = crop_size // backbone.patch_size
+    views = content["identity"]["views"]
+    side = views * crop_size // backbone.patch_size
     shapes = {"patches": (len(ids), side, side, sum(backbone.channels)), "colours": (len(ids), side, side, 3)}
     if manifest is None:
         for name, shape in shapes.items():
@@ -223,7 +264,7 @@ def _extract(
             if start + CHUNK < len(ids):
                 upcoming = reader.submit(read, start + CHUNK)
             with np.errstate(over="ignore"):  # refused below
-                features = backbone(images, precision=config.precision).numpy().astype(np.float16)
+                features = shifted_levels(backbone, images, views, config.precision).numpy().astype(np.float16)
             if not np.isfinite(features).all():
                 first, last = ids[start], ids[min(start + CHUNK, len(ids)) - 1]
                 raise InputError(f"features of images {first} .. {last} exceed float16; use another level or norm")

@@ -20,6 +20,7 @@ from neuralef.clustering import (
     fit_spectral,
 )
 from neuralef.deep_spectral import DeepSpectralHead, fit_deep_spectral
+from neuralef.ours_plus import PlusHead, fit_plus
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,4 @@ register(
 )
 register("ours", Recipe(EigenfunctionHead, None, needs_psi=True))
 register("ours_star", Recipe(HiddenKMeans, fit_hidden_kmeans, _SAMPLED_KMEANS, _KMEANS, needs_psi=True))
+register("ours_plus", Recipe(PlusHead, fit_plus, _SAMPLED_KMEANS, (*_KMEANS, "ours_plus"), needs_psi=True))

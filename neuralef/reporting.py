@@ -37,6 +37,7 @@ METHOD_TITLES = {
     "spectral": "Spectral, exact",
     "ours": "Ours",
     "ours_star": "Ours*",
+    "ours_plus": "Ours+",
 }
 IOU_RULE = "mIoU averages over the classes that occur in the ground truth or in the prediction of the evaluated set."
 NOT_IN_PAPER = "not in paper"

@@ -1,6 +1,6 @@
 """Segmenter: photograph in, cluster map out, for every method (paper, 3.5, 3.6 and 4.1)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,10 @@ from neuralef.backbones import Backbone, Precision
 from neuralef.clustering import ClusterHead
 from neuralef.crf import CRFMode, dense_crf, refine
 from neuralef.datasets.crops import crop_image
-from neuralef.features import FeatureStore, to_tensor
+from neuralef.features import FeatureStore, shifted_levels, to_tensor
 from neuralef.graph import patch_colours
 from neuralef.protocols import Sliding, WindowLogits, source_positions
+from neuralef.upsampling import guided_map
 
 
 def cluster_map(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -46,6 +47,8 @@ class Segmenter:
         sliding: Windows that whole photographs are cut into; ``None``: they are seen in one piece.
         temperature: Divides the logits before every softmax (paper facts, section 4, item 10).
         crf: Whether a dense CRF follows, and which image it sees.
+
+    A head's guide serves photographs in one piece without a CRF; merged windows and the CRF have pixels of their own.
     """
 
     backbone: Backbone
@@ -105,7 +108,7 @@ class Segmenter:
         window = (sliding.window,) * 2 if sliding else resized
         corners = sliding.corners(resized) if sliding else ((0, 0),)
         found = [self._patch_logits(image[y : y + window[0], x : x + window[1]]) for y, x in corners]
-        covered = tuple(side * self.backbone.patch_size for side in found[0].shape[:2])
+        covered = self._padded(image[: window[0], : window[1]])
         return WindowLogits(
             np.stack([logits.numpy() for logits in found]), corners, window, covered, resized, size, self.temperature
         )
@@ -113,17 +116,31 @@ class Segmenter:
     def _patch_logits(self, image: np.ndarray) -> Tensor:
         """Logits of an image and of its padding, ``(H, W, 3)`` to ``(h, w, K)``."""
         pixels = to_tensor(image[None])
-        levels = self.backbone(pixels, precision=self.precision)
-        padded = tuple(side * self.backbone.patch_size for side in levels.shape[1:3])
-        whole = F.pad(pixels, (0, padded[1] - image.shape[1], 0, padded[0] - image.shape[0]), mode="replicate")
+        height, width = self._padded(image)
+        whole = F.pad(pixels, (0, width - image.shape[1], 0, height - image.shape[0]), mode="replicate")
+        # The backbone pads by zeros after normalisation, as the official code does; views need pixels to shift.
+        levels = shifted_levels(
+            self.backbone, pixels if self.head.views == 1 else whole, self.head.views, self.precision
+        )
         colours = patch_colours(whole, levels.shape[1:3]).half().float()  # as a feature store rounds them
         return self.head.image_logits(levels, colours)[0]
+
+    def _padded(self, image: np.ndarray) -> tuple[int, int]:
+        """Sides that the grid of patches covers."""
+        patch = self.backbone.patch_size
+        height, width = (-(-side // patch) * patch for side in image.shape[:2])
+        return height, width
 
     def _segment(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         logits = self._patch_logits(image)
         # The grid covers the padding as well: up-sample over all of it, keep the photograph, then go to its size.
-        padded = tuple(side * self.backbone.patch_size for side in logits.shape[:2])
-        clusters = cluster_map(logits, padded)[: image.shape[0], : image.shape[1]]
+        padded = self._padded(image)
+        if self.head.guide:
+            margins = [(0, whole - side) for whole, side in zip(padded, image.shape[:2], strict=True)]
+            clusters = guided_map(logits, np.pad(image, (*margins, (0, 0)), mode="edge"), self.head.guide)
+        else:
+            clusters = cluster_map(logits, padded)
+        clusters = clusters[: image.shape[0], : image.shape[1]]
         if clusters.shape == size:
             return clusters
         return np.asarray(Image.fromarray(clusters).resize((size[1], size[0]), Image.Resampling.NEAREST)).astype(
@@ -136,14 +153,24 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def segment_store(head: ClusterHead, store: FeatureStore) -> Iterator[tuple[str, np.ndarray]]:
+def segment_store(
+    head: ClusterHead, store: FeatureStore, crop: Callable[[str], np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
     """Cluster maps of the crops of a feature store, one image at a time; equal to :meth:`Segmenter.crop`.
+
+    Args:
+        head: Gives logits.
+        store: Its features.
+        crop: From an image's id to its crop, uint8 ``(crop_size, crop_size, 3)``; only for heads with a guide.
 
     Yields:
         Image id, and clusters of shape ``(crop_size, crop_size)``, uint16.
     """
     for image_id, logits in _store_logits(head, store):
-        yield image_id, cluster_map(logits, (store.crop_size, store.crop_size))
+        if head.guide:
+            yield image_id, guided_map(logits, crop(image_id), head.guide)
+        else:
+            yield image_id, cluster_map(logits, (store.crop_size, store.crop_size))
 
 
 def store_windows(head: ClusterHead, store: FeatureStore, temperature: float) -> Iterator[tuple[str, WindowLogits]]:

@@ -68,7 +68,7 @@ def test_segmenter_and_feature_store_give_the_same_maps(scenes, store):
     config = Config(kmeans_patches=1000)
     head = clustering.fit_feature_kmeans(store, config, num_clusters=5, seed=0, centred=False, progress=False)
     segmenter = Segmenter(build("colour_patches"), head, crop_size=store.crop_size)
-    for image_id, from_store in segment_store(head, store):
+    for image_id, from_store in segment_store(head, store, None):
         agreement = (segmenter.crop(scenes.image(image_id)) == from_store).mean()
         assert agreement > 0.99  # the store rounds to float16
 
@@ -85,7 +85,7 @@ class Redness(Brightness):
 
 def test_heads_that_look_at_colours_see_the_same_in_both(scenes, store):
     segmenter = Segmenter(build("colour_patches"), Redness(), crop_size=store.crop_size)
-    for image_id, from_store in segment_store(Redness(), store):
+    for image_id, from_store in segment_store(Redness(), store, None):
         np.testing.assert_array_equal(segmenter.crop(scenes.image(image_id)), from_store)
 
 
@@ -100,7 +100,7 @@ def test_windows_of_a_store_are_its_maps(scenes, store):
     head = clustering.fit_feature_kmeans(store, config, num_clusters=5, seed=0, centred=False, progress=False)
     pictures = ((image_id, logits, None) for image_id, logits in store_windows(head, store, 0.3))
     for (image_id, merged), (same_id, plain) in zip(
-        merged_maps(pictures, "none"), segment_store(head, store), strict=True
+        merged_maps(pictures, "none"), segment_store(head, store, None), strict=True
     ):
         assert image_id == same_id
         assert (merged == plain).mean() > 0.999  # the softmax may round two clusters to a tie
