@@ -419,8 +419,8 @@ def _quality_sentence(members: Sequence[Standing], differences: Sequence[Differe
     undecided = [found for found in differences if found.other == BASELINE and found.interval.holds(0)]
     if undecided:
         text += (
-            f"; by their intervals these cannot be told from {_escaped(BASELINE)}: "
-            f"{', '.join(_escaped(found.method) for found in undecided)}"
+            f". By their intervals these cannot be told from {_escaped(BASELINE)}: "
+            f"{'; '.join(_escaped(found.method) for found in undecided)}"
         )
     return text + "."
 
@@ -442,13 +442,16 @@ def _cost_sentence(members: Sequence[Standing]) -> str:
 def _front_sentence(members: Sequence[Standing]) -> str:
     beaten = {one.method: [other for other in members if other.beats(one)] for one in members}
     front = [one.title for one in members if not beaten[one.method]]
-    text = f"**Worth its price.** No other method is at once as good, as cheap to train and as fast: {', '.join(front)}"
+    text = (
+        "**Worth its price.** No other method is at once as good, as cheap to train and as fast as one of these: "
+        f"{'; '.join(front)}"
+    )
     losers = [
-        f"{one.title} (by {', '.join(other.title for other in beaten[one.method])})"
+        f"{one.title} (by {'; '.join(other.title for other in beaten[one.method])})"
         for one in members
         if beaten[one.method]
     ]
-    return f"{text}. Beaten in all three: {', '.join(losers)}." if losers else f"{text}."
+    return f"{text}. Beaten in all three: {'; '.join(losers)}." if losers else f"{text}."
 
 
 def _pair_sentence(found: Difference, mine: Standing, exact: Standing, class_names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from PIL import Image
 
 
@@ -889,6 +889,9 @@ def scores_against_costs(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> F
             label = row.method if panel == panels[0] else None
             axis.plot(row.cost, row.score, marker, color=colour, markersize=7, markeredgecolor="white", label=label)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
         axis.set_title(panel, fontsize=9)
         axis.set_xlabel(xlabel, fontsize=9)
         axis.tick_params(labelsize=8)
