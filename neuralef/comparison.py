@@ -94,10 +94,11 @@ def measure_costs(
             "augment is True, but memory is measured on stored features; set augment=false or memory=False"
         )
     experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
+    device = provenance.device()  # once: a method may change the number of threads it names
     quantities = {"image_s": _image_s, "peak_mb": _peak_mb} if memory else {"image_s": _image_s}
     wanted = [(method, quantity) for method in methods for quantity in quantities]
     for method, quantity in tqdm(wanted, desc=f"costs on {experiment.dataset}", disable=not progress):
-        if quantity not in _kept(path, experiment_id).get(method, {}):
+        if quantity not in _kept(path, experiment_id, device).get(method, {}):
             row = {
                 "experiment_id": experiment_id,
                 "method": method,
@@ -107,10 +108,11 @@ def measure_costs(
                 "clusters": experiment.clusters,
                 "seed": experiment.seed,
                 **provenance.stamp(),
+                "device": device,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             append_rows(path, [row], columns=COLUMNS, key=KEY)
-    costs = pd.DataFrame.from_dict(_kept(path, experiment_id), orient="index")
+    costs = pd.DataFrame.from_dict(_kept(path, experiment_id, device), orient="index")
     return costs.reindex(index=list(methods), columns=["image_s", "peak_mb"])
 
 
@@ -129,7 +131,9 @@ def fit(content: dict[str, Any], method: Method, config: Config, clusters: int, 
     # The compiled loops are loaded by as few photographs as can be: memory that a warm-up leaves behind is not counted.
     visible = math.prod(side // config.patch_stride for side in store.grid)
     needed = max(clusters, config.feature_neighbors, config.spectral_neighbors, config.pca_channels) + 1
-    _fit(grow(store, 1 + -(-needed // visible)), method, epoch, clusters, seed)
+    # Each gives half its segments at least, as a rule, and clusters need as many.
+    least = 1 + max(-(-needed // visible), 2 * clusters // config.deep_spectral_segments)
+    _fit(grow(store, least), method, epoch, clusters, seed)
     return lambda: _fit(store, method, epoch, clusters, seed)
 
 
@@ -158,12 +162,12 @@ def _peak_mb(experiment: Experiment, method: Method, bench: Workbench) -> float:
     return round(measured.peak_mb, 1)
 
 
-def _kept(path: Path, experiment_id: str) -> dict[str, dict[str, float]]:
-    """By method and quantity, the values of one experiment on this machine."""
+def _kept(path: Path, experiment_id: str, device: str) -> dict[str, dict[str, float]]:
+    """By method and quantity, the values of one experiment on one machine."""
     if not path.is_file():
         return {}
     rows = pd.read_csv(path, dtype={"experiment_id": str, "git_sha": str})
-    rows = rows[(rows["experiment_id"] == experiment_id) & (rows["device"] == provenance.device())]
+    rows = rows[(rows["experiment_id"] == experiment_id) & (rows["device"] == device)]
     return {method: dict(zip(of["quantity"], of["value"], strict=True)) for method, of in rows.groupby("method")}
 
 

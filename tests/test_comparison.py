@@ -195,6 +195,22 @@ def test_every_method_can_be_fitted_where_memory_is_measured(store, method):
     assert comparison.fit(portable(store), method, CONFIG, 5, 0)() is None
 
 
+def test_more_clusters_than_segments_of_an_image_can_be_fitted(store):
+    config = replace(CONFIG, deep_spectral_segments=6)
+    assert comparison.fit(portable(store), "deep_spectral", config, 20, 0)() is None
+
+
+def test_costs_are_found_again_when_a_method_changes_the_number_of_threads(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+    names = iter(["one thread", "two threads", "two threads", "two threads"])
+    monkeypatch.setattr(comparison.provenance, "device", lambda: next(names))
+    bench = open_workbench(EXPERIMENT, progress=False)
+    monkeypatch.setattr(comparison, "_image_s", lambda *_: 1.0)
+    settings = {"bench": bench, "memory": False, "progress": False}
+    found = measure_costs(EXPERIMENT, ["ours", "kmeans"], tmp_path / "costs.csv", **settings)
+    assert found["image_s"].tolist() == [1.0, 1.0]
+
+
 def test_costs_are_measured_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
     bench, path = open_workbench(EXPERIMENT, progress=False), tmp_path / "costs.csv"
