@@ -38,14 +38,19 @@ from neuralef.audit import (
 from neuralef.clustering import ClusterHead, EigenfunctionHead, fit_hidden_kmeans
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
-from neuralef.evaluation import MATCHINGS, Scores, image_counts, score, score_mapping
+from neuralef.evaluation import MATCHINGS, Scores, score, score_mapping
 from neuralef.experiments import Experiment, Workbench, open_workbench
 from neuralef.files import ensure_writable_folder, read_checked_tensors, tensors_digest, write_checked_tensors
-from neuralef.intervals import Interval, bootstrap_interval, max_iou_score, paired_difference_interval
+from neuralef.intervals import (
+    Interval,
+    bootstrap_interval,
+    max_iou_score,
+    paired_difference_interval,
+    paired_gains,
+)
 from neuralef.paths import cache_root
-from neuralef.reporting import METHOD_TITLES, mean_and_spread
+from neuralef.reporting import METHOD_TITLES, mean_and_interval, mean_and_spread
 from neuralef.results import COLUMNS, append_rows, parameter_columns
-from neuralef.segmentation import segment_store
 
 FILE = "audit.csv"
 AUDIT_COLUMNS = ("audit_id", "variant", "label_weight", "psi", *COLUMNS[1:])
@@ -158,11 +163,9 @@ class Audit:
         fitted = perf_counter()
         classes = len(bench.dataset.classes)
         counts = np.zeros((len(bench.val), head.num_clusters, classes), dtype=np.int32)
-        predictions = segment_store(head, bench.val, bench.image)
         title = f"evaluating {method}, label head {variant}"
-        bar = tqdm(predictions, total=len(bench.val), desc=title, unit="image", disable=not self.progress)
-        for index, (image_id, clusters) in enumerate(bar):
-            counts[index] = image_counts(clusters, bench.label(image_id), head.num_clusters, classes)
+        for index, image in enumerate(bench.counted(head, experiment.config, title=title)):
+            counts[index] = image.counts
         return counts, {
             "variant": variant,
             "method": method,
@@ -314,9 +317,9 @@ class Comparison:
         """A line of a table; percent and points."""
         return {
             "method": TITLES[self.method],
-            "without": _percent(self.without),
-            "with gradient": _percent(self.with_gradient),
-            "difference": _percent(self.difference, sign="+"),
+            "without": mean_and_interval(self.without),
+            "with gradient": mean_and_interval(self.with_gradient),
+            "difference": mean_and_interval(self.difference, sign="+"),
             "seeds where it is higher": f"{sum(gain > 0 for gain in self.gains)} of {len(self.gains)}",
         }
 
@@ -325,10 +328,11 @@ class Comparison:
         title = TITLES[self.method].replace("*", r"\*")
         overlap = "overlap" if self.without.overlaps(self.with_gradient) else "do not overlap"
         zero = "includes" if self.difference.holds(0) else "excludes"
+        without, with_gradient = mean_and_interval(self.without), mean_and_interval(self.with_gradient)
         return (
-            f"**{title}**: {_percent(self.without)} without, {_percent(self.with_gradient)} with the label gradient; "
-            f"the two intervals {overlap}. Paired difference {_percent(self.difference, sign='+')} points; its "
-            f"interval {zero} 0. mIoU is higher with the gradient in {self.row()['seeds where it is higher']} seeds."
+            f"**{title}**: {without} without, {with_gradient} with the label gradient; the two intervals {overlap}. "
+            f"Paired difference {mean_and_interval(self.difference, sign='+')} points; its interval {zero} 0. "
+            f"mIoU is higher with the gradient in {self.row()['seeds where it is higher']} seeds."
         )
 
 
@@ -352,13 +356,12 @@ def compare(rows: pd.DataFrame, out: Path, method: str, *, draws: int = 1000, le
         )
     before, after = (counts_of(rows, out, variant, method) for variant in seeds)
     settings = {"draws": draws, "level": level}
-    scores = [[max_iou_score(run.sum(axis=0, dtype=np.int64)) for run in side] for side in (before, after)]
     return Comparison(
         method,
         bootstrap_interval(before, **settings),
         bootstrap_interval(after, **settings),
         paired_difference_interval(before, after, **settings),
-        tuple(second - first for first, second in zip(*scores, strict=True)),
+        paired_gains(before, after),
     )
 
 
@@ -405,8 +408,3 @@ def _scores(counts: np.ndarray, method: str) -> Mapping[str, Scores]:
 
 def _identity_score(counts: np.ndarray) -> float:
     return score_mapping(counts, np.arange(len(counts))).mean_iou
-
-
-def _percent(interval: Interval, *, sign: str = "") -> str:
-    estimate, low, high = (f"{100 * value:{sign}.1f}" for value in (interval.estimate, interval.low, interval.high))
-    return f"{estimate} ({low} to {high})"

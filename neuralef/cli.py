@@ -194,7 +194,7 @@ def reproduce(
 
     from neuralef import notebooks
     from neuralef.config import parse_assignments
-    from neuralef.experiments import open_study
+    from neuralef.experiments import open_studies, open_study
     from neuralef.files import ensure_writable_folder
     from neuralef.paths import results_root
 
@@ -203,11 +203,7 @@ def reproduce(
     typer.echo(study.describe())
     given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
     chosen = notebooks.sources(*(study.profile.notebooks if notebook is None else [notebook]))
-    data_key = "".join(
-        part(split)
-        for split in ("train", "val")
-        for part in (study.bench.dataset.image_fingerprint, study.bench.dataset.label_fingerprint)
-    )
+    notebooks.check_numbers(study.profile.notebook_parameters)
     plan = {
         source: {
             "profile": profile,
@@ -219,8 +215,12 @@ def reproduce(
     }
     for source, parameters in plan.items():
         notebooks.check_parameters(source, parameters)
+    data_keys = {(): study.data_key()}
     for source, parameters in plan.items():
-        ran = notebooks.execute(source, parameters, folder, data_key=data_key, force=force)
+        names = tuple(parameters.get("datasets", ()))
+        if names not in data_keys:
+            data_keys[names] = open_studies(profile, names).data_key()
+        ran = notebooks.execute(source, parameters, folder, data_key=data_keys[names], force=force)
         typer.echo(f"{source.name}: {'done' if ran else 'unchanged, kept'}")
     typer.echo(f"results are in {folder}; start with {folder / 'report' / 'index.html'}")
 

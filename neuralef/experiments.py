@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -27,8 +28,8 @@ from neuralef.config import CLUSTERING_PREFIXES, EVALUATION_FIELDS, Config, Prof
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.errors import InputError
-from neuralef.evaluation import MATCHINGS, Contingency, score
-from neuralef.features import FeatureStore, extract
+from neuralef.evaluation import MATCHINGS, image_counts, score
+from neuralef.features import FeatureStore, extract, to_tensor
 from neuralef.files import ensure_writable_folder, read_checked_tensors, write_checked_tensors, write_json
 from neuralef.methods import REGISTRY, Recipe
 from neuralef.paths import cache_root
@@ -91,19 +92,22 @@ class Fitted:
     head: ClusterHead
     seconds: float
 
-    def seconds_per_image(self, store: FeatureStore, images: int = 8) -> float:
-        """What a new image costs: median seconds from its features to its logits, after one image to warm up.
 
-        Backbone, reading and up-sampling, which all methods share, are not counted.
-        """
-        taken = []
-        for index in [0, *range(min(images, len(store)))]:
-            one = slice(index, index + 1)
-            levels, colours = store.levels(one), store.colours(one)
-            began = perf_counter()
-            self.head.image_logits(levels, colours)
-            taken.append(perf_counter() - began)
-        return float(np.median(taken[1:]))
+@dataclass(frozen=True)
+class Counted:
+    """One evaluated image.
+
+    Attributes:
+        image_id: Which.
+        clusters: Shape ``(H, W)``, uint16.
+        label: The same shape, uint8.
+        counts: Pixels by cluster and class, shape ``(K, C)``, int64.
+    """
+
+    image_id: str
+    clusters: np.ndarray
+    label: np.ndarray
+    counts: np.ndarray
 
 
 @dataclass
@@ -268,6 +272,44 @@ class Workbench:
         crops = store_windows(head, store, config.temperature_end)
         return merged_maps(((image_id, logits, self.image(image_id)) for image_id, logits in crops), config.crf)
 
+    def counted(self, head: ClusterHead, config: Config, *, title: str) -> Iterator[Counted]:
+        """Every evaluated image with its clusters, its labels and its pixels by cluster and class, in order.
+
+        Args:
+            head: A fitted method.
+            config: Protocol and CRF.
+            title: Of the bar.
+        """
+        K, C = head.num_clusters, len(self.dataset.classes)
+        predictions = tqdm(
+            self.predictions(head, config),
+            total=len(self.dataset.ids("val")),
+            desc=title,
+            unit="image",
+            disable=not self.progress,
+        )
+        for image_id, clusters in predictions:
+            label = self.label(image_id, config.protocol)
+            yield Counted(image_id, clusters, label, image_counts(clusters, label, K, C))
+
+    def seconds_per_image(self, head: ClusterHead, images: int = 8) -> float:
+        """What a new image costs beyond what all methods share, which is reading it and one pass of the backbone.
+
+        Median seconds from an image's features to its clusters, after one image to warm up; for a head that wants
+        shifted views, also the passes they take beyond the first.
+        """
+        store, passes = self.evaluated(head), head.views**2 - 1
+        chosen = [0, *range(min(images, len(store)))]
+        taken = []
+        for index in chosen:
+            crop = to_tensor(self.image(store.ids[index])[None])
+            began = perf_counter()
+            for _ in range(passes):
+                self.backbone(crop, precision=self.config.precision)
+            next(segment_store(head, store.only(index), self.image))
+            taken.append(perf_counter() - began)
+        return float(np.median(taken[1:]))
+
     def experiment_id(self, clusters: int, seed: int, config: Config) -> str:
         """Digest of all that determines the rows: photographs, labels, weights, settings, code."""
         labels = self.dataset.label_fingerprint("val")
@@ -302,6 +344,7 @@ def run_experiment(
     *,
     bench: Workbench | None = None,
     save_maps: bool = False,
+    image_tables: bool = False,
     progress: bool = True,
 ) -> list[ResultRow]:
     """Fit, segment and score; add the rows to ``out/results.csv`` and ``out/per_class.csv``.
@@ -312,7 +355,8 @@ def run_experiment(
         out: Results folder.
         bench: A workbench with the experiment's dataset, backbone and feature settings, to share features.
         save_maps: Also write every evaluated image's clusters and ground truth to ``out/maps``.
-        progress: Whether to show bars.
+        image_tables: Also keep the counts of every evaluated image, for :func:`read_image_tables`.
+        progress: Whether to show bars; a workbench that is given has its own mind about them.
 
     Returns:
         The experiment's rows, new or already there: one for each method and matching.
@@ -329,9 +373,13 @@ def run_experiment(
         _claim_maps(out / "maps", experiment_id)
     rows: list[ResultRow] = []
     for method in methods:
-        record_path = out / "runs" / experiment_id / f"{method}.json"
-        if not record_path.is_file() or save_maps:
-            record = _evaluate(experiment, method, bench, out / "maps" if save_maps else None, progress=progress)
+        record_path, tables_path = (_run_path(out, experiment_id, method, kind) for kind in ("json", "safetensors"))
+        if not record_path.is_file() or save_maps or (image_tables and not tables_path.is_file()):
+            record, tables = _evaluate(
+                experiment, method, bench, maps=out / "maps" if save_maps else None, image_tables=image_tables
+            )
+            if image_tables:
+                write_checked_tensors(tables_path, {"counts": torch.from_numpy(tables)}, {"method": method})
             if not record_path.is_file():
                 write_json(record_path, {"experiment_id": experiment_id, **record})
         record = json.loads(record_path.read_text())
@@ -339,29 +387,45 @@ def run_experiment(
     return rows
 
 
+def read_image_tables(out: Path, experiment_id: str, method: Method) -> np.ndarray:
+    """Counts of every evaluated image, kept by :func:`run_experiment`: shape ``(N, K, C)``, int32.
+
+    Raises:
+        InputError: If they were not kept, or the file is damaged.
+    """
+    path = _run_path(out, experiment_id, method, "safetensors")
+    if not path.is_file():
+        raise InputError(f"there are no counts by image in {path}; run the experiment with image_tables=True")
+    return read_checked_tensors(path)[0]["counts"].numpy()
+
+
+def _run_path(out: Path, experiment_id: str, method: Method, kind: str) -> Path:
+    return out / "runs" / experiment_id / f"{method}.{kind}"
+
+
 def _evaluate(
-    experiment: Experiment, method: Method, bench: Workbench, maps: Path | None, *, progress: bool
-) -> dict[str, Any]:
+    experiment: Experiment, method: Method, bench: Workbench, *, maps: Path | None, image_tables: bool
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The record of a run, and counts of every image, ``(N, K, C)``; N is 0 where they are not to be kept."""
     train_s = 0.0
     if REGISTRY[method].needs_psi:
         train_s = bench.training(experiment.clusters, experiment.seed, experiment.config).train_s
     fitted = bench.fitted(method, experiment.clusters, experiment.seed, experiment.config)
     began = perf_counter()
-    contingency = Contingency(experiment.clusters, len(bench.dataset.classes))
     images = len(bench.dataset.ids("val"))
-    predictions = bench.predictions(fitted.head, experiment.config)
-    for image_id, clusters in tqdm(
-        predictions, total=images, desc=f"evaluating {method}", unit="image", disable=not progress
-    ):
-        label = bench.label(image_id, experiment.config.protocol)
-        contingency.add(clusters, label)
+    counts = np.zeros((experiment.clusters, len(bench.dataset.classes)), dtype=np.int64)
+    tables = np.zeros((images if image_tables else 0, *counts.shape), dtype=np.int32)
+    for index, image in enumerate(bench.counted(fitted.head, experiment.config, title=f"evaluating {method}")):
+        counts += image.counts
+        if image_tables:
+            tables[index] = image.counts
         if maps:
-            save_map(maps / method / f"{image_id}.png", clusters)
-            save_map(maps / "truth" / f"{image_id}.png", label)
-    return {
+            save_map(maps / method / f"{image.image_id}.png", image.clusters)
+            save_map(maps / "truth" / f"{image.image_id}.png", image.label)
+    record = {
         "method": method,
-        "counts": contingency.counts.tolist(),
-        "images": contingency.images,
+        "counts": counts.tolist(),
+        "images": images,
         **provenance.stamp(),
         "extract_s": round(bench.extract_s(experiment.config), 3),
         "train_s": round(train_s, 3),
@@ -370,6 +434,7 @@ def _evaluate(
         "peak_rss_mb": round(provenance.peak_rss_mb(), 1),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    return record, tables
 
 
 def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench: Workbench) -> list[ResultRow]:
@@ -443,11 +508,14 @@ class Study:
 
     def describe(self) -> str:
         """One line that says what the numbers are about; stands on top of every output."""
-        note = next((spec.note for spec in backbones.available() if spec.name == self.profile.backbone), "")
-        used = (
-            f"profile {self.profile.name}: dataset {self.dataset_name}{self.reason}; backbone {self.profile.backbone}"
+        return _described(self.profile, f"dataset {self.dataset_name}{self.reason}")
+
+    def data_key(self) -> str:
+        """What changes with any photograph or label."""
+        data = self.bench.dataset
+        return "".join(
+            part(split) for split in data.splits for part in (data.image_fingerprint, data.label_fingerprint)
         )
-        return f"{used} ({note})" if note else used
 
     def experiments(self) -> Iterator[Experiment]:
         """The profile's benchmark, one experiment for each seed."""
@@ -460,6 +528,63 @@ class Study:
                 self.profile.config,
                 self.bench.dataset_options,
             )
+
+
+@dataclass(frozen=True)
+class Studies:
+    """Several datasets, each at the settings of one profile: what notebooks open that compare datasets.
+
+    Attributes:
+        members: At least one.
+        absent: Why each further dataset that was asked for is left out, by its name.
+    """
+
+    members: tuple[Study, ...]
+    absent: Mapping[str, str]
+
+    def describe(self) -> str:
+        """One line as :meth:`Study.describe` gives it, with all datasets, and those not run."""
+        names = ", ".join(f"{study.dataset_name}{study.reason}" for study in self.members)
+        line = _described(self.members[0].profile, f"{'datasets' if len(self.members) > 1 else 'dataset'} {names}")
+        return "; ".join([line, *(f"not run: {name} ({reason})" for name, reason in self.absent.items())])
+
+    def data_key(self) -> str:
+        """What changes with any photograph or label, and with the datasets that can be had."""
+        return "".join([*(study.data_key() for study in self.members), *self.absent])
+
+
+def open_studies(profile_name: str, names: Sequence[str] = (), *, progress: bool = True) -> Studies:
+    """The studies of several datasets at a profile's settings.
+
+    Args:
+        profile_name: Which profile.
+        names: Datasets; none: the profile's own. That one has its fallback, as in :func:`open_study`; another that
+            neither lies in the data root nor can be fetched is left out, and the studies say so.
+        progress: Whether to show bars.
+
+    Raises:
+        InputError: If a name is unknown, or none of the datasets can be had.
+    """
+    profile = load_profile(profile_name)
+    members: dict[str, Study] = {}
+    absent: dict[str, str] = {}
+    for name in names or [profile.dataset]:
+        if name == profile.dataset:
+            study = open_study(profile_name, progress=progress)
+            members[study.dataset_name] = study
+            continue
+        obtainable = datasets.is_obtainable(name)  # an unknown name ends here
+        try:
+            if not obtainable:
+                datasets.prepare(name)
+        except InputError as error:
+            log.warning("%s", error)
+            absent[name] = str(error)
+        else:
+            members[name] = _study_of(profile, name, progress=progress)
+    if not members:
+        raise InputError(f"none of the datasets can be had: {'; '.join(absent.values())}")
+    return Studies(tuple(members.values()), absent)
 
 
 def open_study(profile_name: str, *, progress: bool = True) -> Study:
@@ -476,6 +601,16 @@ def open_study(profile_name: str, *, progress: bool = True) -> Study:
         except InputError as error:
             log.warning("%s", error)
             name, reason = profile.fallback_dataset, f" (because {profile.dataset} could not be had)"
+    return _study_of(profile, name, reason, progress=progress)
+
+
+def _study_of(profile: Profile, name: str, reason: str = "", *, progress: bool) -> Study:
     options = profile.dataset_options if name == "synthetic_scenes" else {}
     bench = Workbench(name, profile.backbone, profile.config, options, progress=progress)
     return Study(profile, name, reason, bench)
+
+
+def _described(profile: Profile, data: str) -> str:
+    note = next((spec.note for spec in backbones.available() if spec.name == profile.backbone), "")
+    used = f"profile {profile.name}: {data}; backbone {profile.backbone}"
+    return f"{used} ({note})" if note else used

@@ -15,7 +15,7 @@ import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -105,14 +105,19 @@ class FeatureStore:
 
     def subset(self, images: int) -> "FeatureStore":
         """The first ``images`` images alone."""
-        return FeatureStore(
-            self.ids[:images],
-            self.patches[:images],
-            self.patch_colours[:images],
-            self.channels,
-            self.crop_size,
-            f"{self.key}-first-{images}",
-            self.extract_s,
+        return self._part(slice(images), f"first-{images}")
+
+    def only(self, index: int) -> "FeatureStore":
+        """One image alone."""
+        return self._part(slice(index, index + 1), f"only-{index}")
+
+    def _part(self, chosen: slice, name: str) -> "FeatureStore":
+        return replace(
+            self,
+            ids=self.ids[chosen],
+            patches=self.patches[chosen],
+            patch_colours=self.patch_colours[chosen],
+            key=f"{self.key}-{name}",
         )
 
 

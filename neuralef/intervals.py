@@ -114,6 +114,14 @@ def paired_difference_interval(
     return _interval(float(estimate), _mean_over_runs(difference, run_weights), level)
 
 
+def paired_gains(
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], statistic: Statistic = max_iou_score
+) -> tuple[float, ...]:
+    """What each run gains from ``first`` to ``second``; arguments as for :func:`paired_difference_interval`."""
+    scores = (_estimates(runs, statistic) for runs in (first, second))
+    return tuple(after - before for before, after in zip(*scores, strict=True))
+
+
 def _images(runs: Sequence[np.ndarray]) -> int:
     numbers = {len(run) for run in runs}
     if len(numbers) != 1:

@@ -59,6 +59,17 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
         )
 
 
+def check_numbers(parameters: Mapping[str, Any]) -> None:
+    """``InputError`` if a profile sets parameters for what is no notebook's number."""
+    numbers = {path.name[:2] for path in sources()}
+    unknown = [number for number in parameters if number not in numbers]
+    if unknown:
+        raise InputError(
+            f"the profile sets parameters for notebook {unknown[0]!r}, but the notebooks' numbers are "
+            f"{', '.join(sorted(numbers))}; write one of them, in quotes"
+        )
+
+
 def execute(
     notebook: Path, parameters: Mapping[str, Any], out: Path, *, data_key: str = "", force: bool = False
 ) -> bool:
@@ -120,7 +131,7 @@ def _outputs(out: Path) -> set[str]:
         path.relative_to(out).as_posix()
         for part in ("tables", "figures", "report")
         for path in (out / part).glob("*.*")
-    } | {name for name in ("results.csv", "audit.csv") if (out / name).is_file()}
+    } | {path.name for path in out.glob("*.csv")}
 
 
 def _stands(out: Path, stamp: Path, digest: str) -> bool:

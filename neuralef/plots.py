@@ -5,6 +5,7 @@ without colour vision and signs show.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from PIL import Image
 
 
@@ -862,4 +863,40 @@ def growth(
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
+    return figure
+
+
+def scores_against_costs(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
+    """Score against cost on a logarithmic axis: a mark for each method, bars over the range of its seeds.
+
+    Args:
+        values: Columns ``panel`` and ``method`` (both in the order to be drawn); ``cost``, ``cost_low``, ``cost_high``
+            (positive); ``score``, ``score_low``, ``score_high`` (fractions).
+        xlabel: What the costs are.
+        ylabel: What the scores are.
+    """
+    panels, methods = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["method"]))
+    marks = zip(cycle("os^Dv<>PXh"), cycle(sns.color_palette("colorblind")), strict=False)
+    styles = dict(zip(methods, marks, strict=False))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.4 * len(panels) + 1, 3.4), squeeze=False, layout="constrained"
+    )
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        for row in values[values["panel"] == panel].itertuples():
+            marker, colour = styles[row.method]
+            axis.hlines(row.score, row.cost_low, row.cost_high, color=colour, linewidth=1.5, alpha=0.7)
+            axis.vlines(row.cost, row.score_low, row.score_high, color=colour, linewidth=1.5, alpha=0.7)
+            label = row.method if panel == panels[0] else None
+            axis.plot(row.cost, row.score, marker, color=colour, markersize=7, markeredgecolor="white", label=label)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
+        axis.set_title(panel, fontsize=9)
+        axis.set_xlabel(xlabel, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel(ylabel, fontsize=9)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
     return figure

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS
 from neuralef.files import write_bytes, write_text
+from neuralef.intervals import Interval
 from neuralef.paths import PACKAGE, PAPER_NUMBERS, project_root, reference_root, results_root
 from neuralef.results import PARAMETER_COLUMNS, read_results
 
@@ -56,6 +57,27 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{percent.mean():.1f} ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else f"{percent.mean():.1f}"
 
 
+def method_title(method: str) -> str:
+    """How tables and sentences call a method; its own name where it has no title."""
+    return METHOD_TITLES.get(method, method)
+
+
+def mean_and_interval(interval: Interval, *, sign: str = "") -> str:
+    """Fractions as percent, ``estimate (low to high)``; with ``sign="+"`` gains bear theirs."""
+    estimate, low, high = (f"{100 * value:{sign}.1f}" for value in (interval.estimate, interval.low, interval.high))
+    return f"{estimate} ({low} to {high})"
+
+
+def matching_columns(results: pd.DataFrame) -> dict[str, str]:
+    """Accuracy and mIoU of one method under each matching, mean ± spread over its seeds."""
+    row = {}
+    for matching in MATCHINGS:
+        chosen = results[results["matching"] == matching]
+        row[f"{matching} Acc"] = mean_and_spread(chosen["accuracy"])
+        row[f"{matching} mIoU"] = mean_and_spread(chosen["mean_iou"])
+    return row
+
+
 def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
     """Methods in rows; accuracy and mIoU under each matching (mean ± spread over seeds); the paper's Table 1 beside.
 
@@ -82,11 +104,7 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for method in [name for name in METHOD_TITLES if name in set(results["method"])]:
         of_method = results[results["method"] == method]
-        row = {"method": METHOD_TITLES[method], "seeds": of_method["seed"].nunique()}
-        for matching in MATCHINGS:
-            chosen = of_method[of_method["matching"] == matching]
-            row[f"{matching} Acc"] = mean_and_spread(chosen["accuracy"])
-            row[f"{matching} mIoU"] = mean_and_spread(chosen["mean_iou"])
+        row = {"method": METHOD_TITLES[method], "seeds": of_method["seed"].nunique(), **matching_columns(of_method)}
         for metric, title in (("accuracy", "Acc"), ("mean_iou", "mIoU")):
             row[f"paper {title}"] = f"{paper.loc[method, metric]:.1f}" if method in paper.index else NOT_IN_PAPER
         rows.append(row)
@@ -103,6 +121,11 @@ def benchmark_caption(results: pd.DataFrame) -> str:
         "Paper columns: Table 1, Pascal Context, ViT-S/16, K = 256, max_iou, with CRF: another dataset and backbone, "
         "for the order of the methods only."
     )
+
+
+def stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables of several datasets below each other, with the dataset's name in a first column."""
+    return pd.concat(tables, names=["dataset"]).reset_index(level=0).reset_index(drop=True)
 
 
 def write_table(frame: pd.DataFrame, folder: Path, stem: str, caption: str) -> Path:

@@ -174,7 +174,7 @@ def exact(content: dict[str, Any], images: int, config: Config, clusters: int) -
         config: Kernel.
         clusters: Eigenvectors.
     """
-    store = _opened(content)
+    store = opened(content)
     grown = grow(store, images)
     least = -(-(config.feature_neighbors + 1) // math.prod(store.grid))
     _exact(grow(store, least), config, 2)  # loads the compiled loops
@@ -184,7 +184,7 @@ def exact(content: dict[str, Any], images: int, config: Config, clusters: int) -
 
 def neural(content: dict[str, Any], images: int, config: Config, clusters: int) -> Callable[[], dict[str, float]]:
     """A side: one epoch of training over ``images`` photographs, kernels included; arguments as for :func:`exact`."""
-    store = _opened(content)
+    store = opened(content)
     grown = grow(store, images)
     epoch = config.updated({"epochs": 1})
     # The compiled loops are loaded by as few photographs as can be: memory that a warm-up leaves behind is not counted.
@@ -204,6 +204,12 @@ def portable(store: FeatureStore) -> dict[str, Any]:
     """What another process needs to open a store: a whole memory map travels as the name of its file."""
     fields = {name: getattr(store, name) for name in FeatureStore.__dataclass_fields__}
     return {name: _file_or_array(value) if isinstance(value, np.ndarray) else value for name, value in fields.items()}
+
+
+def opened(content: dict[str, Any]) -> FeatureStore:
+    """The store with its arrays in memory, read before anything is measured: a file's pages would count by chance."""
+    arrays = {name: np.load(value) for name, value in content.items() if isinstance(value, Path)}
+    return FeatureStore(**{**content, **arrays})
 
 
 def measure_sizes(
@@ -376,9 +382,3 @@ def _file_or_array(array: np.ndarray) -> Path | np.ndarray:
         if np.load(path, mmap_mode="r").shape == array.shape:
             return path
     return np.array(array)
-
-
-def _opened(content: dict[str, Any]) -> FeatureStore:
-    """The store with its arrays in memory, read before anything is measured: a file's pages would count by chance."""
-    arrays = {name: np.load(value) for name, value in content.items() if isinstance(value, Path)}
-    return FeatureStore(**{**content, **arrays})

@@ -72,6 +72,22 @@ def test_reproduce_runs_the_notebooks_of_the_profile_or_those_asked_for(monkeypa
     assert executed("--profile", "smoke", "--notebook", "1[12]*") == ["11", "12"]
 
 
+def test_reproduce_passes_on_what_the_profile_sets_for_a_notebook(monkeypatch, capsys, tmp_path):
+    passed = {}
+    monkeypatch.setattr(
+        "neuralef.notebooks.execute",
+        lambda source, parameters, *_, data_key, **__: passed.update({source.name[:2]: (parameters, data_key)}),
+    )
+    arguments = ("reproduce", "--profile", "smoke", "--out", tmp_path, "--notebook")
+    assert call(monkeypatch, capsys, *arguments, "3*")[0] == 0
+    assert passed["32"][0] == {"profile": "smoke", "results": str(tmp_path), "memory": False, "draws": 50}
+    alone = passed["30"][1]
+    assert passed["32"][1] == alone
+    further = f"datasets=[synthetic_scenes, '{write_folder_dataset(tmp_path / 'data')}']"
+    assert call(monkeypatch, capsys, *arguments, "30", "-p", further)[0] == 0
+    assert passed["30"][1] != alone
+
+
 def test_segment_writes_a_map_of_the_photographs_size(monkeypatch, capsys, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     status, out, _ = call(

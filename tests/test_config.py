@@ -196,6 +196,31 @@ def test_quick_leaves_out_the_notebooks_that_train_again_and_again():
         assert notebooks.sources(*load_profile(name).notebooks) == everything
 
 
+@pytest.mark.parametrize("name", profiles())
+def test_profiles_set_parameters_that_their_notebooks_have(name):
+    parameters = load_profile(name).notebook_parameters
+    notebooks.check_numbers(parameters)
+    for number, values in parameters.items():
+        (source,) = notebooks.sources(number)
+        notebooks.check_parameters(source, values)
+
+
+def test_an_unquoted_or_unknown_number_of_a_notebook_is_named():
+    for number in (32, "77"):
+        with pytest.raises(InputError, match=f"{number!r}.*in quotes"):
+            notebooks.check_numbers({"30": {}, number: {}})
+
+
+def test_only_standard_asks_for_further_datasets():
+    further = {
+        name
+        for name in profiles()
+        for values in load_profile(name).notebook_parameters.values()
+        if "datasets" in values
+    }
+    assert further == {"standard"}
+
+
 def test_standard_is_quick_with_more_seeds():
     quick, standard = load_profile("quick"), load_profile("standard")
     assert standard.config == quick.config

@@ -19,7 +19,15 @@ from neuralef.datasets.folder import FolderDataset
 from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
 from neuralef.evaluation import match_max_iou
-from neuralef.experiments import Experiment, Workbench, open_workbench, run_experiment
+from neuralef.experiments import (
+    Experiment,
+    Workbench,
+    open_studies,
+    open_study,
+    open_workbench,
+    read_image_tables,
+    run_experiment,
+)
 from neuralef.features import extract
 from neuralef.methods import REGISTRY
 from neuralef.paths import PACKAGE
@@ -287,6 +295,55 @@ def test_run_records_hold_the_contingency_table(tmp_path):
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
     (record,) = (tmp_path / "runs").glob("*/kmeans.json")
     assert np.array(json.loads(record.read_text())["counts"]).sum() == 3 * 64 * 64
+
+
+def test_counts_of_the_images_add_up_and_can_be_kept_later(tmp_path):
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
+    (record,) = (tmp_path / "runs").glob("*/kmeans.json")
+    before = record.read_bytes(), (tmp_path / "results.csv").read_bytes()
+    with pytest.raises(InputError, match="image_tables=True"):
+        read_image_tables(tmp_path, record.parent.name, "kmeans")
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
+    tables = read_image_tables(tmp_path, record.parent.name, "kmeans")
+    assert tables.sum(axis=(1, 2)).tolist() == [64 * 64] * 3
+    assert tables.sum(axis=0).tolist() == json.loads(record.read_text())["counts"]
+    assert before == (record.read_bytes(), (tmp_path / "results.csv").read_bytes())
+
+
+def test_kept_counts_are_not_computed_again(tmp_path, monkeypatch):
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
+    monkeypatch.setattr(Workbench, "fitted", lambda *_: pytest.fail("computed again"))
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
+
+
+def test_a_dataset_that_cannot_be_had_is_left_out_and_named(data_folder, no_network, tmp_path):
+    name = write_folder_dataset(tmp_path / "data")
+    studies = open_studies("smoke", ["camvid", name, "synthetic_scenes"], progress=False)
+    assert [study.dataset_name for study in studies.members] == [name, "synthetic_scenes"]
+    assert list(studies.absent) == ["camvid"]
+    described = studies.describe()
+    assert described.startswith(f"profile smoke: datasets {name}, synthetic_scenes; backbone colour_patches")
+    assert "; not run: camvid (" in described
+    assert studies.members[1].bench.dataset_options == studies.members[1].profile.dataset_options
+    assert [item.seed for item in studies.members[0].experiments()] == [0, 1]
+    with pytest.raises(InputError, match="none of the datasets"):
+        open_studies("smoke", ["camvid"], progress=False)
+    with pytest.raises(InputError, match="moonvid"):
+        open_studies("smoke", ["synthetic_scenes", "moonvid"], progress=False)
+
+
+def test_a_profile_s_own_dataset_has_its_fallback(data_folder, no_network):
+    studies = open_studies("quick", ["stanford_background", "camvid"], progress=False)
+    assert [study.dataset_name for study in studies.members] == ["synthetic_scenes"]
+    assert "because stanford_background could not be had" in studies.describe()
+    assert open_studies("smoke", progress=False).describe() == open_study("smoke", progress=False).describe()
+
+
+def test_the_key_of_the_data_changes_with_every_dataset(data_folder, no_network, tmp_path):
+    name = write_folder_dataset(tmp_path / "data")
+    lists = ([], [name], ["synthetic_scenes", name], ["synthetic_scenes", "camvid"])
+    keys = {open_studies("smoke", names, progress=False).data_key() for names in lists}
+    assert len(keys) == len(lists)
 
 
 def imports_of(module):

@@ -3,7 +3,13 @@ import pytest
 
 from neuralef import intervals
 from neuralef.evaluation import score
-from neuralef.intervals import Interval, bootstrap_interval, max_iou_score, paired_difference_interval
+from neuralef.intervals import (
+    Interval,
+    bootstrap_interval,
+    max_iou_score,
+    paired_difference_interval,
+    paired_gains,
+)
 
 
 def tables(runs, images=7, clusters=5, classes=3, seed=0):
@@ -132,3 +138,9 @@ def test_intervals_that_touch_overlap(other, common):
 def test_the_statistic_is_the_headline_score():
     counts = tables(1)[0].sum(axis=0)
     assert max_iou_score(counts) == score(counts, "max_iou").mean_iou
+
+
+def test_gains_are_those_of_each_run():
+    first, second = tables(2, seed=1), tables(2, seed=2)
+    scores = [[literal_mean_iou(run.sum(axis=0)) for run in runs] for runs in (first, second)]
+    assert paired_gains(first, second) == pytest.approx(np.subtract(scores[1], scores[0]))

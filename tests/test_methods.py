@@ -145,4 +145,4 @@ def test_methods_without_psi_train_nothing(method, monkeypatch):
 def test_cost_of_a_new_image_is_a_time():
     bench = open_workbench(EXPERIMENT, progress=False)
     for method in WITHOUT_PSI:
-        assert 0 < bench.fitted(method, 5, 0).seconds_per_image(bench.val) < 10
+        assert 0 < bench.seconds_per_image(bench.head(method, 5, 0)) < 10

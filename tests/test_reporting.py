@@ -13,6 +13,7 @@ from test_results import row
 from neuralef import reporting
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS
+from neuralef.intervals import Interval
 from neuralef.results import append_rows, read_results
 
 matplotlib.use("agg")
@@ -50,6 +51,28 @@ def frame():
 )
 def test_mean_and_sample_standard_deviation(fractions, text):
     assert reporting.mean_and_spread(fractions) == text
+
+
+@pytest.mark.parametrize(
+    ("interval", "sign", "text"),
+    [
+        (Interval(0.123, 0.1, 0.15), "", "12.3 (10.0 to 15.0)"),
+        (Interval(-0.01, -0.02, 0.005), "+", "-1.0 (-2.0 to +0.5)"),
+    ],
+)
+def test_an_interval_stands_in_percent(interval, sign, text):
+    assert reporting.mean_and_interval(interval, sign=sign) == text
+
+
+def test_a_method_without_a_title_has_its_name():
+    assert reporting.method_title("ours_star") == "Ours*"
+    assert reporting.method_title("ours_tomorrow") == "ours_tomorrow"
+
+
+def test_tables_of_datasets_stand_below_each_other():
+    table = reporting.stacked({"here": pd.DataFrame({"a": ["1", "2"]}), "there": pd.DataFrame({"a": ["3"]})})
+    assert table.to_dict("list") == {"dataset": ["here", "here", "there"], "a": ["1", "2", "3"]}
+    assert table.index.tolist() == [0, 1, 2]
 
 
 def test_benchmark_table_holds_the_numbers_worked_out_by_hand(frame):

@@ -1,0 +1,102 @@
+""" "Ours+": every part against its formula, and that the parts taken away leave K-means on psi's hidden features."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from neuralef.clustering import hidden_features
+from neuralef.config import Config
+from neuralef.datasets.crops import crop_image
+from neuralef.features import extract, shifted_levels, to_tensor
+from neuralef.kmeans import fit_kmeans
+from neuralef.ours_plus import PlusHead, diffuse, fit_plus
+from neuralef.segmentation import Segmenter, segment_store
+from neuralef.spectral import RESTARTS
+from neuralef.training import new_psi
+
+CONFIG = Config(width=32, depth=1, kmeans_patches=400, kmeans_iterations=5)
+PLAIN = {"views": 1, "temperature": None, "guide": None}
+
+
+@pytest.fixture(scope="module")
+def head(store):
+    psi = new_psi(store, CONFIG, 6, seed=0).eval()
+    return fit_plus(store, psi, CONFIG, num_clusters=6, seed=0, progress=False)
+
+
+def test_diffusion_is_a_mean_weighted_by_centred_cosines():
+    features = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    ours = diffuse(features, 0.2)
+    for image, smooth in zip(features.flatten(1, 2), ours.flatten(1, 2), strict=True):
+        for u in range(12):
+            directions = image - image.mean(dim=0)
+            cosines = F.cosine_similarity(directions[u][None], directions)
+            weights = torch.exp(cosines / 0.2)
+            torch.testing.assert_close(smooth[u], (weights[:, None] * image).sum(dim=0) / weights.sum())
+
+
+def test_diffusion_at_low_temperature_keeps_every_patch():
+    features = torch.randn(1, 4, 4, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(diffuse(features, 1e-3), features)
+
+
+def test_without_its_parts_it_is_kmeans_on_angles_of_hidden_features(store, head):
+    plain = replace(head, **PLAIN)
+    hidden = hidden_features(head.psi, store.levels(slice(0, 2)), "float32").detach()
+    angles = F.normalize(hidden - head.mean, dim=-1)
+    distances = torch.cdist(angles.flatten(0, 2), torch.from_numpy(head.centroids.values))
+    np.testing.assert_array_equal(
+        plain.logits(store.levels(slice(0, 2))).argmax(dim=-1).flatten().numpy(), distances.argmin(dim=1).numpy()
+    )
+
+
+def test_fit_is_the_best_of_several_starts(store, head):
+    hidden = hidden_features(head.psi, store.levels(slice(None)), "float32").detach().flatten(0, 2)
+    angles = F.normalize(hidden - head.mean, dim=-1).numpy()
+
+    def inertia(values):
+        return torch.cdist(torch.from_numpy(angles), torch.from_numpy(values)).min(dim=1).values.square().sum()
+
+    once = [fit_kmeans(angles, 6, seed=seed, iterations=5).values for seed in range(RESTARTS)]
+    assert inertia(head.centroids.values) <= 1.02 * np.mean([inertia(values) for values in once])
+
+
+def test_it_comes_back_from_its_tensors(store, head):
+    again = PlusHead.from_tensors(head.tensors(), head.psi, CONFIG)
+    levels = store.levels(slice(0, 1))
+    torch.testing.assert_close(again.logits(levels), head.logits(levels))
+    assert again.num_clusters == 6
+
+
+def test_maps_of_stored_views_are_those_of_the_segmenter(scenes, colour_backbone, head, tmp_path):
+    views = extract(scenes, "val", colour_backbone, CONFIG, views=2, cache=tmp_path, progress=False)
+    segmenter = Segmenter(colour_backbone, head, views.crop_size)
+    images = {image_id: scenes.image(image_id) for image_id in views.ids}
+    stored = segment_store(head, views, lambda image_id: crop_image(images[image_id], views.crop_size))
+    for image_id, clusters in stored:
+        assert (clusters == segmenter.crop(images[image_id])).mean() > 0.99  # the store rounds to float16
+
+
+def test_views_interleave_shifted_images(colour_backbone):
+    P = colour_backbone.patch_size
+    image = to_tensor(np.random.default_rng(0).integers(256, size=(1, 4 * P, 5 * P, 3), dtype=np.uint8))
+    fine = shifted_levels(colour_backbone, image, 2)
+    assert fine.shape[1:3] == (8, 10)
+    padded = F.pad(image, (P,) * 4, mode="reflect")
+    for i, down in enumerate((-P // 4, P // 4)):
+        for j, right in enumerate((-P // 4, P // 4)):
+            window = padded[..., P + down : 5 * P + down, P + right : 6 * P + right]
+            torch.testing.assert_close(fine[:, i::2, j::2], colour_backbone(window))
+
+
+def test_one_view_is_the_image_itself(colour_backbone):
+    image = torch.rand(1, 3, 30, 41, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(shifted_levels(colour_backbone, image, 1), colour_backbone(image))
+
+
+def test_views_refuse_sides_that_are_no_multiples(colour_backbone):
+    with pytest.raises(ValueError, match="30 x 40 must be multiples of the patch, 8"):
+        shifted_levels(colour_backbone, torch.zeros(1, 3, 30, 40), 2)
