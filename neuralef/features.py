@@ -111,10 +111,14 @@ class FeatureStore:
         """One image alone."""
         return self._part(slice(index, index + 1), f"only-{index}")
 
-    def _part(self, chosen: slice, name: str) -> "FeatureStore":
+    def chosen(self, indices: np.ndarray, name: str) -> "FeatureStore":
+        """Some images, copied into memory; ``name`` tells this choice from others."""
+        return self._part(indices, name)
+
+    def _part(self, chosen: slice | np.ndarray, name: str) -> "FeatureStore":
         return replace(
             self,
-            ids=self.ids[chosen],
+            ids=tuple(np.array(self.ids, dtype=object)[chosen]),
             patches=self.patches[chosen],
             patch_colours=self.patch_colours[chosen],
             key=f"{self.key}-{name}",

@@ -1,0 +1,215 @@
+"""What each part of "Ours+" adds, on training images that took no part in a fit (notebook 35).
+
+Every fourth image of a ``train`` split is held out; psi and K-means are fitted to the others, and the parts are judged
+on the held-out ones by their labels. This is how the settings of :mod:`neuralef.ours_plus` were chosen, on CamVid; no
+image of any ``val`` split is opened here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from neuralef.clustering import ClusterHead, fit_hidden_kmeans
+from neuralef.errors import InputError
+from neuralef.evaluation import image_counts, score
+from neuralef.experiments import Workbench
+from neuralef.features import FeatureStore, shifted_levels, to_tensor
+from neuralef.ours_plus import fit_plus
+from neuralef.paths import cache_root
+from neuralef.segmentation import cluster_map
+from neuralef.training import train
+from neuralef.upsampling import guided_map
+
+NOTHING = {"views": 1, "temperature": None, "guide": None}
+"""Fields of :class:`neuralef.ours_plus.PlusHead` that leave K-means on angles alone."""
+
+REFERENCE = "Ours*"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A training split in two.
+
+    Attributes:
+        fitted: Features that psi and K-means see.
+        judged: Features of the images held out.
+    """
+
+    fitted: FeatureStore
+    judged: FeatureStore
+
+
+def hold_out(store: FeatureStore, *, every: int = 4, images: int = 100) -> HeldOut:
+    """Hold out every ``every``-th image, of which at most ``images`` at even distances are judged.
+
+    Raises:
+        InputError: If nothing is left on one side.
+    """
+    numbers = np.arange(len(store))
+    apart = numbers[numbers % every == 0]
+    if every < 2 or len(store) < 2:
+        raise InputError(f"every is {every} of {len(store)} images; hold out every second or fewer, of two or more")
+    if len(apart) > images:
+        apart = apart[np.arange(images) * len(apart) // images]
+    return HeldOut(store.chosen(numbers[numbers % every != 0], "fitted"), store.chosen(apart, "judged"))
+
+
+def heads(bench: Workbench, halves: HeldOut, clusters: int, seed: int) -> dict[str, ClusterHead]:
+    """ "Ours*", its parts one by one, "Ours+", and "Ours+" without each; psi comes from the cache if it is there."""
+    config = bench.config
+    folder = cache_root() / "psi" / f"{bench.training_key(clusters, seed, config)}-held-out-{len(halves.fitted)}"
+    options = {"num_eigenfunctions": clusters, "seed": seed, "folder": folder, "progress": bench.progress}
+    psi = train(halves.fitted, config, **options).psi
+    fit = {"num_clusters": clusters, "seed": seed, "progress": bench.progress}
+    whole = fit_plus(halves.fitted, psi, config, **fit)
+    found = {REFERENCE: fit_hidden_kmeans(halves.fitted, psi, config, **fit), "angles": replace(whole, **NOTHING)}
+    parts = {"views": whole.views, "diffusion": whole.temperature, "guide": whole.guide}
+    fields = {"views": "views", "diffusion": "temperature", "guide": "guide"}
+    for part, value in parts.items():
+        found[f"angles and {part}"] = replace(whole, **NOTHING | {fields[part]: value})
+    found["Ours+"] = whole
+    for part in parts:
+        found[f"Ours+ without {part}"] = replace(whole, **{fields[part]: NOTHING[fields[part]]})
+    return found
+
+
+def judge(bench: Workbench, judged: FeatureStore, candidates: Mapping[str, ClusterHead]) -> pd.DataFrame:
+    """Score heads on the held-out images, features of shifted views being computed once for all of them.
+
+    Returns:
+        By candidate: ``mean_iou`` and ``accuracy`` under ``max_iou``, fractions, and ``image_ms``, median milliseconds
+        from features to clusters; passes of the backbone are not among them.
+    """
+    classes = len(bench.dataset.classes)
+    totals = {name: np.zeros((head.num_clusters, classes), dtype=np.int64) for name, head in candidates.items()}
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    for index in tqdm(range(len(judged)), desc="held-out images", unit="image", disable=not bench.progress):
+        label = bench.label(judged.ids[index])
+        for name, clusters in maps(bench, judged, index, candidates, taken).items():
+            totals[name] += image_counts(clusters, label, *totals[name].shape)
+    scores = {name: score(counts, "max_iou") for name, counts in totals.items()}
+    return pd.DataFrame(
+        {
+            "mean_iou": {name: of.mean_iou for name, of in scores.items()},
+            "accuracy": {name: of.accuracy for name, of in scores.items()},
+            "image_ms": {name: 1000 * float(np.median(times)) for name, times in taken.items()},
+        }
+    )
+
+
+def maps(
+    bench: Workbench,
+    store: FeatureStore,
+    index: int,
+    candidates: Mapping[str, ClusterHead],
+    taken: Mapping[str, list[float]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Cluster maps of one image of a store, ``(H, W)``, by candidate.
+
+    Args:
+        bench: Gives the image, and features of its shifted views where a head wants them.
+        store: Features of the image as it is.
+        index: Which image.
+        candidates: The heads.
+        taken: Lists that the seconds from features to clusters are added to.
+    """
+    crop, levels = bench.image(store.ids[index]), {1: store.levels(slice(index, index + 1))}
+    for views in {head.views for head in candidates.values()} - {1}:
+        levels[views] = shifted_levels(bench.backbone, to_tensor(crop[None]), views, bench.config.precision)
+    found = {}
+    for name, head in candidates.items():
+        began = perf_counter()
+        logits = head.logits(levels[head.views])[0]
+        found[name] = guided_map(logits, crop, head.guide) if head.guide else cluster_map(logits, crop.shape[:2])
+        if taken is not None:
+            taken[name].append(perf_counter() - began)
+    return found
+
+
+def ablation(bench: Workbench, clusters: int, seeds: Sequence[int], *, every: int, images: int) -> pd.DataFrame:
+    """:func:`judge` for every seed; columns ``part``, ``seed``, and the scores."""
+    halves = hold_out(bench.train, every=every, images=images)
+    rows = [
+        judge(bench, halves.judged, heads(bench, halves, clusters, seed))
+        .rename_axis("part")
+        .reset_index()
+        .assign(seed=seed)
+        for seed in seeds
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+def gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Points of mIoU of each part over :data:`REFERENCE`, paired by seed.
+
+    Returns:
+        By part: ``mean_iou``, mean in percent; ``gain``, mean in points; ``spread``, standard deviation of the gain
+        over seeds (NaN for one); ``wins``, seeds that gain; and mean ``image_ms``.
+    """
+    gained = gains_by_seed(rows)
+    scores = 100 * rows.groupby("part")["mean_iou"].mean()
+    return pd.DataFrame(
+        {
+            "mean_iou": scores,
+            "gain": gained.mean(axis=1),
+            "spread": gained.std(axis=1, ddof=1),
+            "wins": (gained > 0).sum(axis=1),
+            "image_ms": rows.groupby("part")["image_ms"].mean(),
+        }
+    ).loc[gained.index]
+
+
+def gains_by_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Points of mIoU over :data:`REFERENCE`, parts in rows, in the order of ``rows``, and seeds in columns."""
+    scores = 100 * rows.pivot(index="part", columns="seed", values="mean_iou").loc[list(dict.fromkeys(rows["part"]))]
+    return scores - scores.loc[REFERENCE]
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What was asked of Ours+ on one dataset; scores are means over seeds under ``max_iou``, in percent.
+
+    Attributes:
+        plus: Ours+.
+        kmeans: K-means on the features as they are.
+        best_kmeans: The best K-means, of any preparation of the features, and its method.
+        spectral: The exact spectral baseline.
+        wins: Seeds in which Ours+ is above every K-means.
+        seeds: All seeds.
+    """
+
+    plus: float
+    kmeans: float
+    best_kmeans: tuple[float, str]
+    spectral: float
+    wins: int
+    seeds: int
+
+    def sentence(self, dataset: str) -> str:
+        """The three aims and whether each is met, in Markdown."""
+        gain, best = self.plus - self.kmeans, self.best_kmeans
+        return (
+            f"**{dataset}**: Ours+ {self.plus:.1f}. K-means + 8 would be {self.kmeans + 8:.1f}: "
+            f"{'reached' if gain >= 8 else f'missed by {8 - gain:.1f}'} ({gain:+.1f}). The best K-means, "
+            f"`{best[1]}`, has {best[0]:.1f}: {'above it' if self.plus > best[0] else 'not above it'} in the mean and "
+            f"in {self.wins} of {self.seeds} seeds. The exact spectral baseline has {self.spectral:.1f}: "
+            f"{'above it' if self.plus >= self.spectral else 'below it'} by {abs(self.plus - self.spectral):.1f}."
+        )
+
+
+def aims(scores: pd.DataFrame) -> Aims:
+    """From the mIoU of one dataset, percent, methods in rows and seeds in columns."""
+    means, prepared = scores.mean(axis=1), [name for name in scores.index if name.startswith("kmeans")]
+    best = means[prepared].idxmax()
+    return Aims(
+        plus=means["ours_plus"],
+        kmeans=means["kmeans"],
+        best_kmeans=(means[best], best),
+        spectral=means["spectral"],
+        wins=int((scores.loc["ours_plus"] > scores.loc[prepared].max()).sum()),
+        seeds=scores.shape[1],
+    )

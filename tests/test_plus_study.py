@@ -1,0 +1,97 @@
+"""The ablation of "Ours+": what is held out, what a part is, and the sentences about its aims."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from neuralef import plus_study
+from neuralef.config import Config
+from neuralef.errors import InputError
+from neuralef.experiments import Workbench
+from neuralef.ours_plus import PlusHead
+from neuralef.upsampling import Guide
+
+CONFIG = Config(width=32, depth=1, epochs=1, batch_images=4, patch_stride=2, feature_neighbors=8, kmeans_patches=400)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEURALEF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        options = {"train": 12, "val": 2, "size": (96, 96), "seed": 0}
+        yield Workbench("synthetic_scenes", "colour_patches", CONFIG, options, progress=False)
+
+
+def test_fitted_and_judged_images_share_none(bench):
+    halves = plus_study.hold_out(bench.train, every=4)
+    assert sorted(halves.fitted.ids + halves.judged.ids) == sorted(bench.train.ids)
+    assert halves.judged.ids == bench.train.ids[::4]
+    np.testing.assert_array_equal(halves.judged.patches, bench.train.patches[::4])
+    assert len(plus_study.hold_out(bench.train, every=4, images=2).judged) == 2
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_split_without_images_to_fit_is_refused(bench, every):
+    with pytest.raises(InputError, match=f"every is {every} of 12 images"):
+        plus_study.hold_out(bench.train, every=every)
+
+
+def test_candidates_differ_in_one_part_each(bench):
+    found = plus_study.heads(bench, plus_study.hold_out(bench.train), 5, 0)
+    whole = found["Ours+"]
+    assert isinstance(whole, PlusHead)
+    assert (whole.views, whole.temperature, whole.guide) == (2, 0.1, Guide())
+    for name, head in found.items():
+        if isinstance(head, PlusHead):
+            present = {
+                "views": head.views > 1,
+                "diffusion": head.temperature is not None,
+                "guide": head.guide is not None,
+            }
+            if " without " in name:
+                assert present == {part: part not in name for part in present}
+            elif name != "Ours+":
+                assert present == {part: part in name for part in present}
+            assert head.centroids is whole.centroids
+    assert len(found) == 9
+
+
+def test_scores_are_those_of_the_maps(bench):
+    rows = plus_study.ablation(bench, 5, [0, 1], every=4, images=3)
+    assert len(rows) == 18
+    assert rows["mean_iou"].between(0, 1).all()
+    assert (rows["image_ms"] > 0).all()
+    halves = plus_study.hold_out(bench.train, every=4, images=3)
+    head = plus_study.heads(bench, halves, 5, 1)["Ours+"]
+    again = plus_study.judge(bench, halves.judged, {"Ours+": head})
+    expected = rows[(rows["part"] == "Ours+") & (rows["seed"] == 1)]["mean_iou"].item()
+    assert again.loc["Ours+", "mean_iou"] == pytest.approx(expected)
+
+
+def test_gains_are_paired_by_seed():
+    rows = pd.DataFrame(
+        {
+            "part": ["Ours*", "Ours+"] * 2,
+            "seed": [0, 0, 1, 1],
+            "mean_iou": [0.5, 0.53, 0.4, 0.39],
+            "image_ms": [1.0, 2.0, 3.0, 4.0],
+        }
+    )
+    found = plus_study.gains(rows)
+    assert found.loc["Ours+", ["mean_iou", "gain", "wins", "image_ms"]].tolist() == pytest.approx([46.0, 1.0, 1, 3.0])
+    assert found.loc["Ours+", "spread"] == pytest.approx(np.std([3.0, -1.0], ddof=1))
+    assert found.loc["Ours*", "gain"] == 0
+
+
+def test_aims_are_read_from_the_scores():
+    scores = pd.DataFrame(
+        {0: [50.0, 52.0, 57.0, 58.5], 1: [52.0, 51.0, 58.0, 61.5]},
+        index=["kmeans", "kmeans_pca", "spectral", "ours_plus"],
+    )
+    found = plus_study.aims(scores)
+    assert (found.plus, found.kmeans, found.best_kmeans, found.wins) == (60.0, 51.0, (51.5, "kmeans_pca"), 2)
+    sentence = found.sentence("roads")
+    assert "reached (+9.0)" in sentence
+    assert "above it in the mean and in 2 of 2 seeds" in sentence
+    assert "above it by 2.5" in sentence
+    assert "missed by 1.0 (+7.0)" in plus_study.aims(scores - [[0], [0], [0], [2]]).sentence("roads")
