@@ -80,9 +80,7 @@ class Cost:
 
     def __add__(self, other: "Cost") -> "Cost":
         """One stage after the other: work adds up, memory does not."""
-        return Cost(
-            self.operations + other.operations, self.traffic + other.traffic, max(self.memory, other.memory)
-        )
+        return Cost(self.operations + other.operations, self.traffic + other.traffic, max(self.memory, other.memory))
 
     def times(self, count: float) -> "Cost":
         """The stage again and again."""
@@ -180,7 +178,7 @@ def backbone_cost(vit: Transformer, size: tuple[int, int], images: int, at_once:
     """The frozen backbone on images of ``size`` pixels, forward only, attention fused.
 
     Memory: of the images that pass together, the two levels kept, the residual stream, what a norm made of it, and the
-    hidden channels before and after their activation, ``(4 + 2 r) C`` for each token; then the three levels of all
+    hidden channels before and after their activation, ``(4 + 2 r) C`` for each token, and the normalised pictures; then the three levels of all
     images, twice while they are joined. The network's weights are read for every pass.
     """
     T = vit.patches(size)
@@ -191,14 +189,15 @@ def backbone_cost(vit: Transformer, size: tuple[int, int], images: int, at_once:
     levels = SINGLE * images * T * 3 * C
     moved = images * vit.depth * (10 + 4 * vit.mlp_ratio) * stream
     moved += math.ceil(images / at_once) * SINGLE * vit.parameters
-    return Cost(images * one, moved, max(together * stream * (4 + 2 * vit.mlp_ratio) + levels, 2 * levels))
+    pictures = 2 * SINGLE * together * 3 * math.prod(size)
+    return Cost(images * one, moved, max(together * stream * (4 + 2 * vit.mlp_ratio) + pictures + levels, 2 * levels))
 
 
 def sparse_kernel_cost(B: int, channels: int, neighbors: int) -> Cost:
     """The kernel of Eq. 4 by :func:`neuralef.graph.kernel`.
 
     Every pair is multiplied once. Memory is the larger of two moments: the search, with a candidate list of
-    ``2 k + 16`` pairs (8 bytes) a patch beside the features and their transpose; and the sum of Eq. 2, with neighbours (8 k
+    ``2 k + 16`` pairs (8 bytes) a patch beside features and their transpose; and the sum of Eq. 2, with neighbours (8 k
     bytes), halved cosines (4 k), two transposes (8 k each) and the at most 2 k entries of the affinity (16 k).
     """
     search = B * (8 * (2 * neighbors + SCANNED_TOGETHER) + 2 * SINGLE * channels)
@@ -689,9 +688,9 @@ def hours_of_tables(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row a table and ``all``: ``runs``, ``trainings``, ``hours``, ``peak_gb`` and whether all of it ``fits``.
     """
-    parts = {table: frame for table, frame in runs.groupby("table", sort=False)}
+    tables = runs.groupby("table", sort=False)
     rows = []
-    for table, frame in [*parts.items(), ("all", runs)]:
+    for table, frame in [*tables, ("all", runs)]:
         trained = frame[frame["training"].notna()].drop_duplicates("training")
         hours = trained["training_h"].sum() + frame["clustering_h"].sum() + frame["evaluation_h"].sum()
         rows.append(
