@@ -178,8 +178,8 @@ def backbone_cost(vit: Transformer, size: tuple[int, int], images: int, at_once:
     """The frozen backbone on images of ``size`` pixels, forward only, attention fused.
 
     Memory: of the images that pass together, the two levels kept, the residual stream, what a norm made of it, and the
-    hidden channels before and after their activation, ``(4 + 2 r) C`` for each token, and the pictures; then the three levels of all
-    images, twice while they are joined. The network's weights are read for every pass.
+    hidden channels before and after their activation, ``(4 + 2 r) C`` for each token, and the pictures; then the three
+    levels of all images, twice while they are joined. The weights are read for every pass.
     """
     T = vit.patches(size)
     N, C, together = T + vit.prefix_tokens, vit.channels, min(images, at_once)
