@@ -14,6 +14,7 @@ from neuralef.paths import results_root
 
 NAMES = (
     "training_step",
+    "paper_step",
     "training",
     "extraction",
     "inference",

@@ -5,11 +5,15 @@ The kernel's feature graph (Eq. 2) and the K-means baseline read the high level 
 
 Vision transformers come from timm (``forward_intermediates``). Learned positions are resampled to any image size by
 plain bicubic interpolation; timm's own ``dynamic_img_size`` antialiases them, which neither DINOv2 nor the ViTs of the
-paper were trained with.
+paper were trained with. DINOv3 has no learned positions: its attention turns queries and keys by theirs.
+
+Blocks are the official code's: the first, the one after half of them, and the last. The last is read through the
+network's own final norm, for DINO as the keys of its attention (paper facts, section 4, item 11).
 
 References:
     Dosovitskiy et al., *An Image is Worth 16x16 Words*, arXiv:2010.11929.
-    Oquab et al., *DINOv2*, arXiv:2304.07193.
+    Radford et al., *CLIP*, arXiv:2103.00020; Caron et al., *DINO*, arXiv:2104.14294; Oquab et al., *DINOv2*,
+    arXiv:2304.07193; Tschannen et al., *SigLIP 2*, arXiv:2502.14786; Siméoni et al., *DINOv3*, arXiv:2508.10104.
     Liu et al., *EfficientNet-Lite* (TensorFlow TPU models); Tan and Le, *EfficientNet*, arXiv:1905.11946.
 """
 
@@ -27,6 +31,8 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import try_to_load_from_cache
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -57,24 +63,158 @@ class BackboneSpec:
     note: str
 
 
+@dataclass(frozen=True)
+class KnownBackbone(BackboneSpec):
+    """A backbone with a short name of its own; what is said of it here holds for the built one (tested).
+
+    Attributes:
+        patch_size: Side of a patch in pixels.
+        channels: Width of each level, low to high.
+        licence: Of the weights, as published.
+    """
+
+    patch_size: int
+    channels: tuple[int, int, int]
+    licence: str
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, in words."""
+        if not self.architecture:
+            return "no weights"
+        if self.name in weights.PACKAGED:
+            return f"pip: {weights.PACKAGED[self.name].requirement}"
+        return f"huggingface.co/{hub_file(self.architecture)[0]}"
+
+    @property
+    def ready(self) -> bool:
+        """Whether :func:`build` needs no download."""
+        if not self.architecture:
+            return True
+        if self.name in weights.PACKAGED:
+            return weights.path_of(self.name).is_file()
+        return isinstance(try_to_load_from_cache(*hub_file(self.architecture)), str)
+
+
+def hub_file(architecture: str) -> tuple[str, str]:
+    """Repository and file in which the model hub keeps the weights of a timm architecture.
+
+    Raises:
+        InputError: If timm knows of none.
+    """
+    config = timm.get_pretrained_cfg(architecture)
+    if config is None or not config.hf_hub_id:
+        raise InputError(f"timm publishes no weights of {architecture}; name a file with --set checkpoint=FILE")
+    return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+
+
+def _vit(
+    name: str,
+    architecture: str,
+    patch_size: int,
+    channels: int,
+    licence: str,
+    note: str,
+    high_level: HighLevel = "final_norm",
+) -> KnownBackbone:
+    return KnownBackbone(name, architecture, (), high_level, note, patch_size, (channels,) * 3, licence)
+
+
 _SALIENCY_NOTE = (
     "fine-tuned by its author to predict saliency: saliency labels have probably entered the backbone, so "
     "'unsupervised' speaks of the head only"
 )
-_SPECS = {
-    "vit_small_patch14_saliency": BackboneSpec(
-        "vit_small_patch14_saliency", "vit_small_patch14_dinov2", (0, 4, 8), "layer_norm", _SALIENCY_NOTE
+_PAPER_NOTE = (
+    "of the paper's tables; supervised on ImageNet-21k, then on ImageNet-1k at 384 pixels, so 'unsupervised' speaks of "
+    "the head only"
+)
+# OpenAI's networks have QuickGELU; timm's plain vit_*_clip_* names put GELU in its place, which they never saw.
+_CLIP_NOTE = "of the paper's Table 9; trained on pairs of image and text by OpenAI, with QuickGELU"
+_DINO_NOTE = "self-supervised on ImageNet-1k; the high level is the keys of the last block"
+_DINOV2_NOTE = "self-supervised on LVD-142M"
+_DINOV3_NOTE = "self-supervised on LVD-1689M; rotary positions, four register tokens"
+_SIGLIP2_NOTE = "trained on pairs of image and text (WebLI); no class token"
+_DINOV3_LICENCE = "DINOv3 License, Meta's own, with terms on use and redistribution"
+_KNOWN = (
+    KnownBackbone(
+        "vit_small_patch14_saliency",
+        "vit_small_patch14_dinov2",
+        (0, 4, 8),
+        "layer_norm",
+        _SALIENCY_NOTE,
+        14,
+        (384, 384, 384),
+        weights.PACKAGED["vit_small_patch14_saliency"].licence,
     ),
-    "efficientnet_lite0": BackboneSpec(
-        "efficientnet_lite0", "tf_efficientnet_lite0", (2, 3, 4), "raw", "supervised on ImageNet-1k"
+    KnownBackbone(
+        "efficientnet_lite0",
+        "tf_efficientnet_lite0",
+        (2, 3, 4),
+        "raw",
+        "supervised on ImageNet-1k",
+        16,
+        (40, 112, 320),
+        weights.PACKAGED["efficientnet_lite0"].licence,
     ),
-    "colour_patches": BackboneSpec("colour_patches", "", (0, 1, 2), "raw", "no network: colour statistics of patches"),
-}
+    KnownBackbone(
+        "colour_patches",
+        "",
+        (0, 1, 2),
+        "raw",
+        "no network: colour statistics of patches",
+        8,
+        (8, 8, 16),
+        "none needed",
+    ),
+    *(
+        _vit(name, f"{name}.augreg_in21k_ft_in1k", 16, channels, "Apache-2.0", _PAPER_NOTE)
+        for name, channels in (
+            ("vit_small_patch16_384", 384),
+            ("vit_base_patch16_384", 768),
+            ("vit_large_patch16_384", 1024),
+        )
+    ),
+    _vit("clip_vit_b16", "vit_base_patch16_clip_quickgelu_224.openai", 16, 768, "MIT", _CLIP_NOTE),
+    _vit("clip_vit_l14", "vit_large_patch14_clip_quickgelu_224.openai", 14, 1024, "MIT", _CLIP_NOTE),
+    _vit("clip_vit_l14_336", "vit_large_patch14_clip_quickgelu_336.openai", 14, 1024, "MIT", _CLIP_NOTE),
+    _vit("dino_vit_s16", "vit_small_patch16_224.dino", 16, 384, "Apache-2.0", _DINO_NOTE, "keys"),
+    _vit("dino_vit_s8", "vit_small_patch8_224.dino", 8, 384, "Apache-2.0", _DINO_NOTE, "keys"),
+    _vit("dino_vit_b16", "vit_base_patch16_224.dino", 16, 768, "Apache-2.0", _DINO_NOTE, "keys"),
+    _vit("dino_vit_b8", "vit_base_patch8_224.dino", 8, 768, "Apache-2.0", _DINO_NOTE, "keys"),
+    _vit("dinov2_vit_s14", "vit_small_patch14_dinov2.lvd142m", 14, 384, "Apache-2.0", _DINOV2_NOTE),
+    _vit("dinov2_vit_b14", "vit_base_patch14_dinov2.lvd142m", 14, 768, "Apache-2.0", _DINOV2_NOTE),
+    _vit("dinov3_vit_s16", "vit_small_patch16_dinov3.lvd1689m", 16, 384, _DINOV3_LICENCE, _DINOV3_NOTE),
+    _vit("dinov3_vit_b16", "vit_base_patch16_dinov3.lvd1689m", 16, 768, _DINOV3_LICENCE, _DINOV3_NOTE),
+    _vit("siglip2_vit_b16", "vit_base_patch16_siglip_384.v2_webli", 16, 768, "Apache-2.0", _SIGLIP2_NOTE),
+    _vit("siglip2_vit_l16", "vit_large_patch16_siglip_384.v2_webli", 16, 1024, "Apache-2.0", _SIGLIP2_NOTE),
+)
+_SPECS = {known.name: known for known in _KNOWN}
 
 
-def available() -> tuple[BackboneSpec, ...]:
-    """The backbones that need no model hub; any timm vision transformer can be named as well."""
-    return tuple(_SPECS.values())
+def available() -> tuple[KnownBackbone, ...]:
+    """The backbones with short names; any other vision transformer of timm can be named as well."""
+    return _KNOWN
+
+
+def fetch(name: str) -> Path:
+    """Download the weights of a backbone, unless they are here; :func:`build` does the same by itself.
+
+    Args:
+        name: As for :func:`build`.
+
+    Returns:
+        The file they are in.
+
+    Raises:
+        InputError: If the name is unknown, there is nothing to fetch, or the weights cannot be had.
+    """
+    spec = _SPECS.get(name) or _transformer_spec(name)
+    if not spec.architecture:
+        raise InputError(f"{name} has no weights to fetch; it can be used as it is")
+    if name in weights.PACKAGED:
+        return weights.fetch(name)
+    _network(spec, checkpoint=None, pretrained=True)
+    return Path(try_to_load_from_cache(*hub_file(spec.architecture)))
 
 
 class Backbone(nn.Module, ABC):
@@ -99,7 +239,8 @@ class Backbone(nn.Module, ABC):
         weights_digest = tensors_digest(network.state_dict())  # before the probe, which resamples the positions
         probe = self.levels(torch.zeros(1, 3, 4 * patch_size, 4 * patch_size))
         self.channels = tuple(level.shape[1] for level in probe)
-        identity = f"{spec} {patch_size} {tuple(mean)} {tuple(std)} {weights_digest}"
+        tapped = f"{spec.architecture} {spec.blocks} {spec.high_level}"
+        identity = f"{tapped} {patch_size} {tuple(mean)} {tuple(std)} {weights_digest}"
         self.fingerprint = sha256(identity.encode()).hexdigest()
 
     def levels(self, images: Tensor, *, precision: Precision = "float32") -> list[Tensor]:
@@ -143,9 +284,20 @@ class Backbone(nn.Module, ABC):
 
 
 class TransformerBackbone(Backbone):
-    """A timm ``VisionTransformer`` tapped after three of its blocks."""
+    """A timm ``VisionTransformer``, or an ``Eva`` with rotary positions alone, tapped after three of its blocks.
 
-    def __init__(self, spec: BackboneSpec, network: VisionTransformer):
+    Raises:
+        InputError: If the network does not have what the high level is read through.
+    """
+
+    def __init__(self, spec: BackboneSpec, network: VisionTransformer | Eva):
+        if spec.high_level == "final_norm" and isinstance(network.norm, nn.Identity):
+            raise InputError(f"{spec.name} has no norm after its last block; set high_level to layer_norm, raw or keys")
+        if spec.high_level == "keys" and isinstance(network, Eva):
+            raise InputError(
+                f"high_level is keys, but those of {spec.name} are turned by rotary positions; set final_norm, "
+                "layer_norm or raw"
+            )
         self._positions = network.pos_embed.detach().clone() if network.pos_embed is not None else None
         self._position_grid = network.patch_embed.grid_size
         self._resampled: dict[tuple[int, int], Tensor] = {}  # of the few sizes a run meets
@@ -254,7 +406,7 @@ def build(
     """Build a frozen backbone with its pretrained weights.
 
     Args:
-        name: One of :func:`available`, or any timm vision transformer (``vit_small_patch16_384``).
+        name: One of :func:`available`, or any timm vision transformer (``deit3_small_patch16_224``).
         blocks: Low, middle and high block, 0-indexed, negative from the end; default: the backbone's own
             (first, middle and last for a timm ViT, as in the paper).
         high_level: How the high block is read; default: the final norm, the last keys for DINO.
@@ -268,13 +420,13 @@ def build(
     if spec.architecture == "":
         return ColourBackbone(spec)
     network = _network(spec, checkpoint=checkpoint, pretrained=pretrained)
-    depth = len(network.blocks) if isinstance(network, VisionTransformer) else len(network.feature_info)
+    depth = len(network.blocks) if _is_transformer(network) else len(network.feature_info)
     spec = replace(
         spec,
         blocks=_block_indices(spec.name, blocks or spec.blocks or (0, depth // 2, depth - 1), depth),
         high_level=high_level or spec.high_level,
     )
-    kind = TransformerBackbone if isinstance(network, VisionTransformer) else ConvolutionalBackbone
+    kind = TransformerBackbone if _is_transformer(network) else ConvolutionalBackbone
     return kind(spec, network)
 
 
@@ -295,18 +447,27 @@ def _network(spec: BackboneSpec, *, checkpoint: str | Path | None, pretrained: b
     try:
         network = timm.create_model(spec.architecture, pretrained=from_hub, num_classes=0 if not packaged else None)
     except (OSError, RuntimeError) as error:  # what the hub client raises for every failed download
+        repository, file = hub_file(spec.architecture)
         raise InputError(
-            f"the weights of {spec.name} could not be downloaded ({type(error).__name__}); fetch the file "
-            f"`model.safetensors` of huggingface.co/{timm.get_pretrained_cfg(spec.architecture).hf_hub_id} by hand "
-            "and name it with --set checkpoint=FILE"
+            f"the weights of {spec.name} could not be downloaded ({type(error).__name__}); fetch the file `{file}` of "
+            f"huggingface.co/{repository} by hand and name it with --set checkpoint=FILE"
         ) from error
-    if not isinstance(network, VisionTransformer) and not packaged:
-        raise InputError(f"backbone {spec.name} is no plain timm VisionTransformer; name a vit_* or deit_* model")
+    if not _is_transformer(network) and not packaged:
+        raise InputError(
+            f"backbone {spec.name} is no plain timm VisionTransformer, nor one with rotary positions alone as DINOv3; "
+            "name a vit_* or deit_* model"
+        )
     if checkpoint is not None:
         _load_checkpoint(network, Path(checkpoint))
     elif pretrained and packaged:
         network.load_state_dict(weights.load(spec.name))
     return network
+
+
+def _is_transformer(network: nn.Module) -> bool:
+    """Whether it reads any grid of patches: by resampled positions, or by rotary ones that are made for the grid."""
+    rotary = isinstance(network, Eva) and network.pos_embed is None and network.dynamic_img_size
+    return rotary or isinstance(network, VisionTransformer)
 
 
 def _load_checkpoint(network: nn.Module, path: Path) -> None:

@@ -78,20 +78,25 @@ def data_check(name: Annotated[str, typer.Argument(help="Name, or folder:PATH.")
 
 @weights_app.command("list")
 def weights_list() -> None:
-    """Weights that package registries carry."""
-    from neuralef import weights
+    """Backbones by their short names, where their weights come from, and whether they are here."""
+    from neuralef import backbones
 
-    for name, source in weights.PACKAGED.items():
-        ready = "ready" if weights.path_of(name).is_file() else "not here"
-        typer.echo(f"{name:28} {ready:9} {source.requirement} ({source.licence}); {source.note}")
+    for known in backbones.available():
+        channels = "/".join(map(str, dict.fromkeys(known.channels)))
+        typer.echo(
+            f"{known.name:28} {'ready' if known.ready else 'not here':9} {known.architecture or 'no network'}, patch "
+            f"{known.patch_size}, {channels} channels; {known.source}; licence: {known.licence}; {known.note}"
+        )
 
 
 @weights_app.command("fetch")
-def weights_fetch(name: Annotated[str, typer.Argument(help="Name from `neuralef weights list`.")]) -> None:
-    """Download, verify and convert weights."""
-    from neuralef import weights
+def weights_fetch(
+    name: Annotated[str, typer.Argument(help="Name from `neuralef weights list`, or a vision transformer of timm.")],
+) -> None:
+    """Download weights; those that pip carries are verified and converted as well."""
+    from neuralef import backbones
 
-    typer.echo(f"weights are in {weights.fetch(name)}")
+    typer.echo(f"weights are in {backbones.fetch(name)}")
 
 
 @app.command()

@@ -62,6 +62,7 @@ class Config:
     patch_stride: int = 1  # every n-th patch of a row and column trains, from a random offset; 1 is the paper
     learning_rate: float = 1e-3
     augment: bool = False  # True: random crops, their features computed at every step, as in the paper
+    train_crop: int | None = None  # pixels; side of the random crops, rounded as image_size is; None: image_size
     mask_padding: bool = True  # False: padded patches of random crops enter the kernel, as in the official code
 
     # K-means (3.6)
@@ -103,7 +104,7 @@ class Config:
         for name in positive:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("width", "short_side", "window", "window_stride"):
+        for name in ("width", "train_crop", "short_side", "window", "window_stride"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1, or none")
         for name in ("learning_rate", "temperature_start", "temperature_end", "trace_scale", "mlp_ratio"):
@@ -127,7 +128,11 @@ class Config:
 
     def crop_size(self, patch_size: int) -> int:
         """Side of the evaluated square: the multiple of the patch nearest ``image_size``, at least one patch."""
-        return max(1, round(self.image_size / patch_size)) * patch_size
+        return _whole_patches(self.image_size, patch_size)
+
+    def train_crop_size(self, patch_size: int) -> int:
+        """Side of the random crops of training: the same of ``train_crop``, or of ``image_size`` without one."""
+        return _whole_patches(self.train_crop or self.image_size, patch_size)
 
     def updated(self, changes: Mapping[str, Any]) -> "Config":
         """A copy with some fields replaced; values may be strings, as from ``--set field=value``.
@@ -201,6 +206,10 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
         if "=" not in text:
             raise InputError(f"--set {text!r} is no field=value")
     return dict(text.split("=", 1) for text in assignments)
+
+
+def _whole_patches(pixels: int, patch_size: int) -> int:
+    return max(1, round(pixels / patch_size)) * patch_size
 
 
 def _parse(name: str, value: Any, hint: Any) -> Any:

@@ -188,10 +188,9 @@ class Workbench:
         return self._trained[key]
 
     def _augmented(self, config: Config) -> AugmentedPhotographs:
-        sliding = self._sliding(config)
-        return AugmentedPhotographs(
-            self.dataset.image, self.train.ids, self.backbone, self.train.crop_size, sliding.short_side, config
-        )
+        crop = config.train_crop_size(self.backbone.patch_size)
+        short_side = self._sliding(config).short_side
+        return AugmentedPhotographs(self.dataset.image, self.train.ids, self.backbone, crop, short_side, config)
 
     def _sliding(self, config: Config) -> Sliding:
         return Sliding.of(config, self.config.crop_size(self.backbone.patch_size), self.dataset_name)
@@ -204,6 +203,7 @@ class Workbench:
             if not name.startswith(CLUSTERING_PREFIXES) and name not in EVALUATION_FIELDS
         }
         settings["short_side"] = self._sliding(config).short_side if config.augment else None
+        settings["train_crop"] = config.train_crop if config.augment else None
         modules = (*TRAINING_MODULES, *(AUGMENTATION_MODULES if config.augment else ()))
         return _digest(self.train.key, settings, clusters, seed, provenance.code_digest(*modules))
 

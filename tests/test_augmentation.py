@@ -236,6 +236,8 @@ def test_augmentation_is_part_of_the_identity_of_psi_and_evaluation_is_not(tmp_p
         return bench.training_key(5, 0, replace(EXPERIMENT.config, **changes))
 
     plain, augmented = key(), key(augment=True)
-    assert len({plain, augmented, key(augment=True, mask_padding=False), key(augment=True, short_side=80)}) == 4
+    changed = [{"mask_padding": False}, {"short_side": 80}, {"train_crop": 48}]
+    assert len({plain, augmented, *(key(augment=True, **change) for change in changed)}) == 5
+    assert key(train_crop=48) == plain
     assert key(protocol="sliding", window=32, window_stride=16, short_side=80, crf="colour") == plain
     assert key(augment=True, protocol="sliding", window=32, crf="black") == augmented

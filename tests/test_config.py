@@ -31,6 +31,7 @@ PAPER = {
 }
 NOT_IN_PAPER = {
     "augment": False,
+    "train_crop": None,
     "mask_padding": True,
     "short_side": None,
     "window": None,
@@ -96,6 +97,7 @@ def test_crop_is_the_nearest_multiple_of_the_patch(image_size, patch, crop):
         ("precision", "bfloat16", "bfloat16"),
         ("protocol", "sliding", "sliding"),
         ("window", "480", 480),
+        ("train_crop", "480", 480),
         ("window", "none", None),
         ("crf", "none", "none"),
         ("crf", "black", "black"),
@@ -155,6 +157,7 @@ def test_updating_leaves_the_other_fields_and_the_original():
         ("short_side", "0"),
         ("window", "-1"),
         ("window_stride", "0"),
+        ("train_crop", "0"),
         ("crf", "grey"),
     ],
 )
@@ -185,7 +188,7 @@ def test_assignments_split_at_the_first_equals_sign():
 
 
 def test_there_are_profiles():
-    assert {"smoke", "quick"} <= set(profiles())
+    assert {"smoke", "quick", "standard", "paper"} <= set(profiles())
 
 
 def test_quick_leaves_out_the_notebooks_that_train_again_and_again():
@@ -239,6 +242,54 @@ def test_every_profile_loads_and_sets_what_its_file_says(name):
         assert found == (tuple(value) if isinstance(value, list) else value)
     untouched = asdict(profile.config).keys() - document["config"].keys()
     assert all(getattr(profile.config, field) == getattr(Config(), field) for field in untouched)
+
+
+# What the paper's facts say, in their order; the numbers in comments are their sections and items.
+PAPER_PROFILE = {
+    "feature_neighbors": 256,  # 1.2
+    "pixel_neighbors": (10, 5),  # 4.4: k-tilde of the two searches
+    "coordinate_weights": (2.0, 0.1),  # 4.4
+    "pixel_weight": 0.3,  # 1.4: alpha
+    "orthogonality_weight": 0.08,  # 1.10: beta at K = 256
+    "trace_scale": 0.01,  # 4.3: t
+    "depth": 2,  # 1.6: blocks
+    "width": None,  # 1.6: 3C channels
+    "blocks": None,  # 1.6: low, middle and last, the backbone's own
+    "standardise_inputs": False,
+    "quantise": True,  # 1.7
+    "temperature_start": 1.0,  # 1.7
+    "temperature_end": 0.3,  # 1.7
+    "learning_rate": 1e-3,  # 1.10
+    "epochs": 40,  # 1.10
+    "batch_images": 16,  # 1.10
+    "patch_stride": 1,
+    "image_size": 320,  # 2: "320 crop"
+    "train_crop": 480,  # 2: crop and window of Pascal Context
+    "short_side": 520,  # 2
+    "augment": True,  # 2: training augmentation
+    "protocol": "crop320",  # 2
+    "crf": "colour",  # 2: dense CRF afterwards
+}
+
+
+@pytest.mark.parametrize(("field", "value"), PAPER_PROFILE.items())
+def test_profile_paper_has_the_paper_s_value(field, value):
+    assert getattr(load_profile("paper").config, field) == value
+    written = yaml.safe_load((config_module.PROFILES / "paper.yaml").read_text())["config"]
+    assert field in written, "the profile names every hyper-parameter of the paper, defaults too"
+
+
+def test_profile_paper_is_table_1():
+    paper = load_profile("paper")
+    assert (paper.dataset, paper.backbone, paper.clusters) == ("pascal_context", "vit_small_patch16_384", 256)
+    assert set(paper.methods) == {"kmeans", "ours", "ours_star"}
+    assert paper.fallback_dataset is None, "other photographs are not the paper's"
+
+
+def test_training_crops_are_those_of_the_protocol_or_their_own():
+    assert Config(image_size=320, train_crop=480).train_crop_size(16) == 480
+    assert Config(image_size=320, train_crop=480).train_crop_size(14) == 476
+    assert Config(image_size=320).train_crop_size(14) == Config(image_size=320).crop_size(14) == 322
 
 
 def test_an_unknown_profile_is_named_with_the_known_ones():

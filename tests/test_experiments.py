@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from neuralef import experiments
+from neuralef.augmentation import AugmentedPhotographs
 from neuralef.config import Config
 from neuralef.datasets.folder import FolderDataset
 from neuralef.datasets.synthetic import SyntheticScenes
@@ -237,6 +238,23 @@ def test_augmented_training_runs_to_its_rows(tmp_path):
     rows = run_experiment(replace(EXPERIMENT, config=config), ("ours", "ours_star"), tmp_path, progress=False)
     assert len(rows) == 6
     assert {row["p_augment"] for row in rows} == {True}
+
+
+def test_training_crops_may_be_larger_than_what_is_evaluated(tmp_path, monkeypatch):
+    sizes = []
+    crops = AugmentedPhotographs.crops
+
+    def spy(photographs, *arguments, **options):
+        found = crops(photographs, *arguments, **options)
+        sizes.append(tuple(found[0].shape[-2:]))
+        return found
+
+    monkeypatch.setattr(AugmentedPhotographs, "crops", spy)
+    config = replace(CONFIG, augment=True, train_crop=80, pixel_neighbors=(4, 2))
+    bench = open_workbench(replace(EXPERIMENT, config=config), progress=False)
+    bench.training(5, 0)
+    assert set(sizes) == {(80, 80)}
+    assert bench.train.crop_size == 64
 
 
 def test_per_class_iou_averages_to_the_mean(tmp_path):

@@ -1,0 +1,706 @@
+r"""What every stage of the method takes, computed beforehand: operations, bytes moved, memory.
+
+With B patches in a batch, T in an image (N = T + the tokens before them inside the backbone), C channels of a level,
+W = 3C channels of psi, K functions, k neighbours, L blocks, r the hidden channels of a block's MLP over its own:
+
+====================  ===============================================  ==========================================
+stage                 operations (a multiply-add counts 2)             memory above what was there, bytes
+====================  ===============================================  ==========================================
+backbone, an image    :math:`L (2 (4 + 2r) N C^2 + 4 N^2 C)` + patches  :math:`4 N C (4 + 2r)` + its levels
+kernel, sparse        :math:`B^2 C`, each pair once                    :math:`44 B k`
+kernel, dense         :math:`2 B^2 C`, and k of every row              :math:`10 B^2`
+objective, sparse     :math:`2 (2k + 30) B K + 4 B K^2`                :math:`24 B K`
+objective, dense      :math:`8 B^2 K`, both ways                       :math:`24 B K`
+psi, forward          :math:`2 B L ((4 + 2r) W^2 + 128 W) + 2 B W K`   :math:`4 B L W (13 + 2r)` kept for backward
+psi, a step           three times that                                 12 a parameter, and the above
+K-means               :math:`2 K C` a patch and iteration              :math:`4 C` a patch
+====================  ===============================================  ==========================================
+
+*Sparse* is this package's kernel and objective; *dense* are the whole B x B matrices of the formulas, as a GPU
+multiplies them, counted for the order of steps in the official code: similarities in half precision, both graphs in
+single. Time follows from operations and bytes by the roofline model, memory is a sum over tensors that live at once.
+
+Sources: the operations of a transformer as in Kaplan et al., *Scaling Laws for Neural Language Models*,
+arXiv:2001.08361, section 2.1 (a backward pass is twice the forward pass); the roofline of Williams, Waterman and
+Patterson, CACM 2009; the official code's dense kernel, ``model/segmenter.py`` of thudzj/NeuralEigenfunctionSegmentor.
+Constants that are counts of tensors are derived where they stand; :func:`measured` says how far they hold.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from time import perf_counter
+from typing import Any, Literal
+
+import pandas as pd
+import timm
+import torch
+from torch import Tensor
+
+from neuralef import backbones, datasets, provenance
+from neuralef.config import PAPER_EIGENFUNCTIONS, Config
+from neuralef.eigenfunctions import HEAD_CHANNELS, Eigenfunctions, l2_batch_norm
+from neuralef.errors import InputError
+from neuralef.graph import BLOCK
+from neuralef.kmeans import LLOYD_PATCHES
+from neuralef.loops import SCANNED_TOGETHER
+from neuralef.measuring import measure
+from neuralef.objective import neural_eigenfunction_objective
+from neuralef.protocols import PAPER_SLIDING
+from neuralef.reporting import paper_numbers
+from neuralef.segmentation import cluster_map
+from neuralef.training import kernel_of, new_optimizer, optimise
+
+SINGLE, HALF = 4, 2
+"""Bytes of a number."""
+
+BACKWARD = 2
+"""Operations of a backward pass over those of the forward pass: gradients of inputs and of weights."""
+
+Stage = Literal["backbone", "kernel", "objective", "psi", "maps"]
+STAGES: tuple[Stage, ...] = ("backbone", "kernel", "objective", "psi", "maps")
+"""What :func:`measured` measures, each in a process of its own."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage takes.
+
+    Attributes:
+        operations: Floating-point operations, a multiply-add counting 2.
+        traffic: Bytes that pass between memory and processor at least.
+        memory: Bytes held at the peak, above what was held before.
+    """
+
+    operations: float = 0.0
+    traffic: float = 0.0
+    memory: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """One stage after the other: work adds up, memory does not."""
+        return Cost(self.operations + other.operations, self.traffic + other.traffic, max(self.memory, other.memory))
+
+    def times(self, count: float) -> "Cost":
+        """The stage again and again."""
+        return replace(self, operations=count * self.operations, traffic=count * self.traffic)
+
+    def on_top_of(self, held: float) -> "Cost":
+        """The stage while ``held`` bytes stay."""
+        return replace(self, memory=self.memory + held)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What a roofline needs to know of a machine.
+
+    Attributes:
+        name: As printed.
+        operations: Floating-point operations a second at the peak.
+        bandwidth: Bytes a second between memory and processor.
+        memory: Bytes.
+    """
+
+    name: str
+    operations: float
+    bandwidth: float
+    memory: float
+
+    def seconds(self, cost: Cost) -> float:
+        """Roofline: the longer of computing and moving; nothing can be faster."""
+        return max(cost.operations / self.operations, cost.traffic / self.bandwidth)
+
+    def fits(self, memory: float) -> bool:
+        """Whether so many bytes are there."""
+        return memory <= self.memory
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """What the cost of a vision transformer depends on.
+
+    Attributes:
+        patch_size: Pixels.
+        channels: C.
+        depth: L, the blocks that run.
+        mlp_ratio: r.
+        prefix_tokens: Class and register tokens.
+        parameters: Of the whole network.
+    """
+
+    patch_size: int
+    channels: int
+    depth: int
+    mlp_ratio: float
+    prefix_tokens: int
+    parameters: int
+
+    def patches(self, size: tuple[int, int]) -> int:
+        """T of an image of ``(H, W)`` pixels; sides are filled up to whole patches."""
+        return math.prod(-(-side // self.patch_size) for side in size)
+
+
+@cache
+def transformer_of(name: str) -> Transformer:
+    """The sizes of a backbone, from its architecture alone: no weights are made or read.
+
+    Args:
+        name: As for :func:`neuralef.backbones.build`.
+
+    Raises:
+        InputError: If it is no vision transformer.
+    """
+    known = {spec.name: spec.architecture for spec in backbones.available()}
+    architecture = known.get(name, name)
+    if not timm.is_model(architecture):
+        raise InputError(f"backbone {name!r} is no vision transformer of timm, whose costs are known; name another")
+    with torch.device("meta"):
+        network = timm.create_model(architecture, num_classes=0)
+    if not hasattr(network, "num_prefix_tokens"):
+        raise InputError(f"backbone {name!r} is no vision transformer; name another")
+    return Transformer(
+        patch_size=network.patch_embed.patch_size[0],
+        channels=network.embed_dim,
+        depth=len(network.blocks),
+        mlp_ratio=network.blocks[0].mlp.fc1.out_features / network.embed_dim,
+        prefix_tokens=network.num_prefix_tokens,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )
+
+
+def block_operations(tokens: float, channels: float, mlp_ratio: float) -> float:
+    """Matrix products of a transformer block without those among tokens: ``2 (4 + 2 r) N C^2``."""
+    return 2 * (4 + 2 * mlp_ratio) * tokens * channels**2
+
+
+def backbone_cost(vit: Transformer, size: tuple[int, int], images: int, at_once: int = 8) -> Cost:
+    """The frozen backbone on images of ``size`` pixels, forward only, attention fused.
+
+    Memory: of the images that pass together, the two levels kept, the residual stream, what a norm made of it, and the
+    hidden channels before and after their activation, ``(4 + 2 r) C`` for each token, and the pictures; then the three
+    levels of all images, twice while they are joined. The weights are read for every pass.
+    """
+    T = vit.patches(size)
+    N, C, together = T + vit.prefix_tokens, vit.channels, min(images, at_once)
+    embedding = 2 * T * 3 * vit.patch_size**2 * C
+    one = embedding + vit.depth * (block_operations(N, C, vit.mlp_ratio) + 4 * N**2 * C)
+    stream = SINGLE * N * C
+    levels = SINGLE * images * T * 3 * C
+    moved = images * vit.depth * (10 + 4 * vit.mlp_ratio) * stream
+    moved += math.ceil(images / at_once) * SINGLE * vit.parameters
+    pictures = 2 * SINGLE * together * 3 * math.prod(size)
+    return Cost(images * one, moved, max(together * stream * (4 + 2 * vit.mlp_ratio) + pictures + levels, 2 * levels))
+
+
+def sparse_kernel_cost(B: int, channels: int, neighbors: int) -> Cost:
+    """The kernel of Eq. 4 by :func:`neuralef.graph.kernel`.
+
+    Every pair is multiplied once. Memory is the larger of two moments: the search, with a candidate list of
+    ``2 k + 16`` pairs (8 bytes) a patch beside features and their transpose; and the sum of Eq. 2, with neighbours (8 k
+    bytes), halved cosines (4 k), two transposes (8 k each) and the at most 2 k entries of the affinity (16 k).
+    """
+    search = B * (8 * (2 * neighbors + SCANNED_TOGETHER) + 2 * SINGLE * channels)
+    return Cost(B**2 * channels, SINGLE * B**2 * channels / BLOCK[0], max(search, 44 * B * neighbors))
+
+
+def dense_kernel_cost(B: int, channels: int) -> Cost:
+    """The same as whole matrices on a GPU.
+
+    At the peak: similarities in half precision and both normalised graphs in single, 2 + 4 + 4 bytes a pair. On the way
+    similarities are written, searched for their largest, scattered into a second matrix, symmetrised, scaled and
+    widened: some twenty half-precision passes, and ten in single precision for the pixel graph.
+    """
+    return Cost(2 * B**2 * channels, (20 * HALF + 10 * SINGLE) * B**2, (HALF + 2 * SINGLE) * B**2)
+
+
+def sparse_objective_cost(B: int, K: int, neighbors: int) -> Cost:
+    """Eqs. 5 to 7, forward and backward, by :func:`neuralef.objective.neural_eigenfunction_objective`.
+
+    One product with the at most ``2 k + 30`` entries of a kernel's row, one K x K product forward and one backward. Six
+    ``(B, K)`` tensors live at once: values before and after the L2 batch norm, a copy, the product, two gradients.
+    """
+    entries = 2 * neighbors + 30
+    return Cost(2 * B * entries * K + 4 * B * K**2, B * entries * (8 + SINGLE), 6 * SINGLE * B * K)
+
+
+def dense_objective_cost(B: int, K: int) -> Cost:
+    """The same with dense kernels: both matrices of Eqs. 6 and 7 are products with them, forward and backward."""
+    return Cost(8 * B**2 * K, 4 * SINGLE * B**2, 6 * SINGLE * B * K)
+
+
+def psi_parameters(in_channels: int, K: int, config: Config) -> int:
+    """Numbers that psi learns: projection, blocks, norms and head."""
+    width = config.width or in_channels
+    hidden = int(width * config.mlp_ratio)
+    block = 4 * width * (width + 1) + width * hidden * 2 + hidden + width + 4 * width
+    projection = 0 if width == in_channels else (in_channels + 1) * width
+    return projection + config.depth * block + 2 * width + K * width
+
+
+def psi_forward_cost(B: int, in_channels: int, K: int, config: Config) -> Cost:
+    """psi on B patches without gradient, as evaluation takes it. Linear attention: two products a head."""
+    W = config.width or in_channels
+    attention = 4 * B * W * min(W, HEAD_CHANNELS)
+    projection = 0 if in_channels == W else 2 * B * in_channels * W
+    operations = projection + config.depth * (block_operations(B, W, config.mlp_ratio) + attention) + 2 * B * W * K
+    stream = SINGLE * B * W
+    moved = config.depth * (16 + 4 * config.mlp_ratio) * stream
+    return Cost(operations, moved, (3 + 2 * config.mlp_ratio) * stream + SINGLE * B * K)
+
+
+def psi_step_cost(B: int, in_channels: int, K: int, config: Config) -> Cost:
+    """psi in a training step: forward, backward, Gumbel-Softmax and Adam.
+
+    Kept for the backward pass, for each patch and block, in units of W numbers: both norms' inputs and outputs (4),
+    queries, keys and values (3), positive features and their slopes (4), what attention divides (1) and the input of
+    its last layer (1), and the hidden channels before and after their activation (2 r); while a block
+    runs backward, gradients of the widest of it (3 + 2 r) are there as well. Of weights: gradients and Adam's two
+    moments, three numbers each, the weights themselves having been there before.
+    """
+    forward = psi_forward_cost(B, in_channels, K, config)
+    stream = SINGLE * B * (config.width or in_channels)
+    kept = config.depth * (13 + 2 * config.mlp_ratio) * stream + (3 + 2 * config.mlp_ratio) * stream
+    learned = psi_parameters(in_channels, K, config)
+    return Cost(
+        (1 + BACKWARD) * forward.operations,
+        (1 + BACKWARD) * forward.traffic + 7 * SINGLE * learned,
+        kept + 3 * SINGLE * learned + 6 * SINGLE * B * K,
+    )
+
+
+def maps_cost(patches: int, pixels: int, K: int) -> Cost:
+    """Up-sampling K logits of every patch to pixels and their argmax; the map is 2 bytes a pixel.
+
+    An upper bound: :func:`neuralef.segmentation.cluster_map` leaves out the clusters that cannot win between four
+    patches, and keeps no up-sampled logits.
+    """
+    return Cost(8 * pixels * K, SINGLE * patches * K + 2 * pixels, 2 * pixels)
+
+
+def dense_maps_cost(pixels: int, K: int) -> Cost:
+    """The same with all up-sampled logits at once, as on a GPU: written, then passed over by softmax and argmax."""
+    return Cost(8 * pixels * K, 5 * SINGLE * pixels * K, 2 * SINGLE * pixels * K)
+
+
+def kmeans_cost(patches: int, channels: int, K: int, *, iterations: int, drawn: int = LLOYD_PATCHES) -> Cost:
+    """K-means of :func:`neuralef.kmeans.fit_kmeans`: Lloyd's iterations on a draw, then one pass over all patches.
+
+    All points are held in single precision.
+    """
+    seen = min(drawn, patches) * iterations + patches
+    return Cost(2 * seen * channels * K, SINGLE * seen * channels, SINGLE * patches * channels)
+
+
+def store_bytes(images: int, patches: int, channels: int) -> int:
+    """A feature store on disk: ``channels`` of all levels and three colours a patch in half precision, two headers."""
+    return images * patches * (channels + 3) * HALF + 2 * 128
+
+
+def step_cost(vit: Transformer, crop: int, K: int, config: Config, *, dense: bool) -> Cost:
+    """One training step on random crops: backbone, kernel, psi and objective, everything that one step keeps counted.
+
+    Args:
+        vit: The backbone.
+        crop: Pixels of a side.
+        K: Functions.
+        config: Batch, kernel and psi.
+        dense: Whole B x B matrices, as on a GPU; else the sparse kernel of this package.
+    """
+    size = (crop, crop)
+    B = config.batch_images * vit.patches(size)
+    levels = SINGLE * B * 3 * vit.channels
+    weights = SINGLE * (vit.parameters + psi_parameters(3 * vit.channels, K, config))
+    if dense:
+        graph, objective = dense_kernel_cost(B, vit.channels), dense_objective_cost(B, K)
+        kept = graph.memory
+    else:
+        k = config.feature_neighbors
+        graph, objective = sparse_kernel_cost(B, vit.channels, k), sparse_objective_cost(B, K, k)
+        kept = 8 * B * (2 * k + 30)
+    learning = psi_step_cost(B, 3 * vit.channels, K, config).on_top_of(objective.memory)
+    features = backbone_cost(vit, size, config.batch_images)
+    return (
+        features.on_top_of(weights)
+        + graph.on_top_of(weights + levels)
+        + learning.on_top_of(weights + levels + kept)
+        + replace(objective, memory=0.0)
+    )
+
+
+def this_machine() -> Processor:
+    """This processor by what it does: the best of some large products and copies in single precision."""
+    square, line = torch.rand(1024, 1024), torch.rand(2**24)
+    product = _fastest(lambda: square @ square)
+    copy = _fastest(line.clone)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Processor(provenance.device(), 2 * 1024**3 / product, 2 * SINGLE * 2**24 / copy, memory)
+
+
+def _fastest(work: Callable[[], Any], calls: int = 7) -> float:
+    seconds = []
+    for _ in range(calls):
+        began = perf_counter()
+        work()
+        seconds.append(perf_counter() - began)
+    return min(seconds)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A small case to measure.
+
+    Attributes:
+        backbone: Name; its weights are random, which costs the same.
+        crop: Pixels of a side, whole patches.
+        images: Of a batch.
+        clusters: K.
+        config: Kernel and psi.
+    """
+
+    backbone: str
+    crop: int
+    images: int
+    clusters: int
+    config: Config
+
+    @property
+    def side(self) -> int:
+        """Patches of a side."""
+        return self.crop // transformer_of(self.backbone).patch_size
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.images * self.side**2
+
+    def predicted(self, stage: Stage) -> Cost:
+        """What the formulas say of one stage."""
+        vit, k, K = transformer_of(self.backbone), self.config.feature_neighbors, self.clusters
+        objective = sparse_objective_cost(self.batch, K, k)
+        psi = psi_step_cost(self.batch, 3 * vit.channels, K, self.config)
+        return {
+            "backbone": backbone_cost(vit, (self.crop,) * 2, self.images),
+            "kernel": sparse_kernel_cost(self.batch, vit.channels, k),
+            "objective": objective,
+            "psi": psi.on_top_of(objective.memory) + replace(objective, memory=0.0),
+            "maps": maps_cost(self.side**2, self.crop**2, K),
+        }[stage]
+
+
+def measured(
+    shapes: Shapes, processor: Processor, *, stages: Sequence[Stage] = STAGES, repeats: int = 2
+) -> pd.DataFrame:
+    """Every stage once for its memory and then for its time, in a process of its own, beside the formulas.
+
+    Args:
+        shapes: The case.
+        processor: Gives the predicted seconds.
+        stages: Which of them.
+        repeats: Timed calls, of which the best counts.
+
+    Returns:
+        One row a stage: predicted and measured seconds and megabytes, and predicted over measured of both.
+    """
+    rows = []
+    for stage in stages:
+        cost = shapes.predicted(stage)
+        found = measure(SIDES[stage], shapes, repeats=repeats, threads=torch.get_num_threads())
+        seconds, megabytes = processor.seconds(cost), cost.memory / 1e6
+        rows.append(
+            {
+                "stage": stage,
+                "operations": cost.operations,
+                "predicted_s": seconds,
+                "measured_s": found.seconds,
+                "ratio_s": seconds / found.seconds,
+                "predicted_mb": megabytes,
+                "measured_mb": found.peak_mb,
+                "ratio_mb": megabytes / found.peak_mb if found.peak_mb > 0 else math.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def backbone_side(shapes: Shapes) -> Callable[[], Any]:
+    """The backbone on a batch of crops."""
+    backbone = backbones.build(shapes.backbone, pretrained=False)
+    pictures = torch.rand(shapes.images, 3, shapes.crop, shapes.crop)
+    return lambda: backbone(pictures).shape
+
+
+def kernel_side(shapes: Shapes) -> Callable[[], Any]:
+    """The kernel of a batch."""
+    features, colours = _patches(shapes)
+    load_compiled_loops()
+    return lambda: kernel_of(features, colours, shapes.config).nnz
+
+
+def objective_side(shapes: Shapes) -> Callable[[], Any]:
+    """Objective and gradient with respect to psi's outputs."""
+    features, colours = _patches(shapes)
+    kappa = kernel_of(features, colours, shapes.config)
+    outputs = torch.rand(shapes.batch, shapes.clusters).requires_grad_()
+    load_compiled_loops()
+
+    def both_ways() -> float:
+        loss = neural_eigenfunction_objective(l2_batch_norm(outputs), kappa, **_weights(shapes)).loss
+        return torch.autograd.grad(loss, outputs)[0].norm().item()
+
+    return both_ways
+
+
+def psi_side(shapes: Shapes) -> Callable[[], Any]:
+    """A step of psi, its objective included, on features and a kernel that are there."""
+    features, colours = _patches(shapes)
+    levels, config = features.repeat(1, 1, 1, 3), shapes.config
+    kappa = kernel_of(features, colours, config)
+    psi = Eigenfunctions(
+        levels.shape[-1],
+        shapes.clusters,
+        width=config.width,
+        depth=config.depth,
+        mlp_ratio=config.mlp_ratio,
+        generator=torch.Generator().manual_seed(0),
+    )
+    optimizer, noise = new_optimizer(psi, config), torch.Generator().manual_seed(0)
+    load_compiled_loops()
+    return lambda: optimise(psi, optimizer, levels, kappa, config, temperature=1.0, noise=noise).loss.item()
+
+
+def maps_side(shapes: Shapes) -> Callable[[], Any]:
+    """The cluster map of one crop."""
+    logits = torch.randn(shapes.side, shapes.side, shapes.clusters, generator=torch.Generator().manual_seed(0))
+    cluster_map(logits[:2, :2], (4, 4))  # loads the compiled loop
+    return lambda: cluster_map(logits, (shapes.crop, shapes.crop)).max()
+
+
+SIDES: dict[Stage, Callable[[Shapes], Callable[[], Any]]] = {
+    "backbone": backbone_side,
+    "kernel": kernel_side,
+    "objective": objective_side,
+    "psi": psi_side,
+    "maps": maps_side,
+}
+
+
+def _patches(shapes: Shapes) -> tuple[Tensor, Tensor]:
+    """Random features ``(images, h, w, C)`` and colours; costs hardly depend on the numbers."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (shapes.images, shapes.side, shapes.side)
+    channels = transformer_of(shapes.backbone).channels
+    return torch.randn(*shape, channels, generator=generator), torch.rand(*shape, 3, generator=generator)
+
+
+def _weights(shapes: Shapes) -> dict[str, float]:
+    config = shapes.config
+    return {
+        "orthogonality_weight": config.orthogonality_weight_for(shapes.clusters),
+        "trace_scale": config.trace_scale,
+    }
+
+
+def load_compiled_loops() -> None:
+    """Load the compiled loops and torch's backward pass, which would count as memory of the first call."""
+    small = Config(feature_neighbors=4, pixel_neighbors=(4, 2))
+    kappa = kernel_of(torch.rand(1, 8, 8, 4), torch.rand(1, 8, 8, 3), small)
+    outputs = torch.rand(64, 2).requires_grad_()
+    neural_eigenfunction_objective(outputs, kappa, orthogonality_weight=1.0).loss.backward()
+
+
+PAPER_METHODS = ("kmeans", "ours", "ours_star")
+_NO_CHANGE = ("pixel_weight=0.3", "orthogonality_weight=0.08")
+EPOCHS = {"ade20k": 20, "imagenet": 5}
+"""Where the paper does not train for the configuration's 40 epochs (4.1)."""
+
+IMAGENET_CROP = 512
+"""Pixels; the paper is silent, this is what the official ``config.yml`` has."""
+
+PHOTOGRAPHS = {"pascal_context": (375, 500), "cityscapes": (1024, 2048), "ade20k": (512, 683)}
+"""Pixels ``(H, W)`` of a typical photograph, which the sliding windows cover."""
+
+
+@dataclass(frozen=True)
+class PaperRun:
+    """One set-up whose numbers the paper prints: a training, or none, and the evaluation of methods that share it.
+
+    Attributes:
+        table: Of the paper.
+        dataset: Evaluated.
+        photographs: Trained on: ``pascal_context``, ``cityscapes``, ``ade20k`` or ``imagenet``.
+        protocol: ``crop320`` or ``sliding_window``.
+        backbone: Name.
+        clusters: K.
+        setting: Hyper-parameter that differs, ``field=value``, or empty.
+        methods: Evaluated.
+    """
+
+    table: str
+    dataset: str
+    photographs: str
+    protocol: str
+    backbone: str
+    clusters: int
+    setting: str
+    methods: tuple[str, ...]
+
+    @property
+    def training(self) -> tuple[str, str, int, str] | None:
+        """What identifies its training; runs of several tables may share it. ``None``: K-means alone."""
+        if set(self.methods) == {"kmeans"}:
+            return None
+        return (self.photographs, self.backbone, self.clusters, self.setting)
+
+    @property
+    def crop(self) -> int:
+        """Pixels of a side of the training crops: the window of the sliding protocol."""
+        return IMAGENET_CROP if self.photographs == "imagenet" else PAPER_SLIDING[self.photographs].window
+
+    def windows(self) -> tuple[int, int]:
+        """How many windows an evaluated image has, and the pixels of their side."""
+        if self.protocol == "crop320":
+            return 1, Config().image_size
+        name = _photographs(self.dataset)
+        sliding = PAPER_SLIDING[name]
+        return len(sliding.corners(sliding.resized(PHOTOGRAPHS[name]))), sliding.window
+
+
+def paper_runs() -> tuple[PaperRun, ...]:
+    """Every set-up of the paper's tables, from ``paper.csv``; what it leaves open is ViT-S and K = 256."""
+    numbers = paper_numbers()
+    numbers = numbers[numbers["method"].isin(PAPER_METHODS)]
+    silent = {"setting": "", "clusters": PAPER_EIGENFUNCTIONS, "backbone": "vit_small_patch16_384"}
+    numbers = numbers.fillna(silent).astype({"clusters": int})
+    runs: dict[tuple, list[str]] = {}
+    for row in numbers.itertuples():
+        setting = "" if row.setting in _NO_CHANGE or row.setting.startswith("matching=") else row.setting
+        photographs = "imagenet" if setting == "trained_on=imagenet" else _photographs(row.dataset)
+        key = (row.table, row.dataset, photographs, row.protocol, row.backbone, row.clusters, setting)
+        runs.setdefault(key, []).append(row.method)
+    return tuple(PaperRun(*key, methods=tuple(dict.fromkeys(methods))) for key, methods in runs.items())
+
+
+def _photographs(dataset: str) -> str:
+    return next(name for name in PAPER_SLIDING if dataset.startswith(name))
+
+
+def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cost]:
+    """Every stage of one run on a GPU with dense kernels.
+
+    Args:
+        run: The run.
+        config: The paper's; its batch is not looked at.
+        batch_images: Images of a batch.
+
+    Returns:
+        ``step``, ``training``, ``clustering`` (K-means with its features, where a method needs it) and ``evaluation``.
+    """
+    vit = transformer_of(run.backbone)
+    train, val = _split_sizes(_any_name(run.photographs))["train"], _split_sizes(run.dataset)["val"]
+    step = step_cost(vit, run.crop, run.clusters, config.updated({"batch_images": batch_images}), dense=True)
+    epochs = EPOCHS.get(run.photographs, config.epochs)
+    steps = epochs * (train // batch_images) if run.training else 0
+    crop = (config.image_size,) * 2
+    clustering = Cost()
+    for method in run.methods:
+        if method == "ours":
+            continue
+        channels = vit.channels if method == "kmeans" else config.width or 3 * vit.channels
+        patches = min(config.kmeans_patches, train * vit.patches(crop))
+        fit = kmeans_cost(patches, channels, run.clusters, iterations=config.kmeans_iterations)
+        clustering = clustering + backbone_cost(vit, crop, 1).times(train) + replace(fit, memory=0.0)
+    windows, side = run.windows()
+    T = vit.patches((side, side))
+    window = backbone_cost(vit, (side, side), 1) + psi_forward_cost(T, 3 * vit.channels, run.clusters, config)
+    window = window + dense_maps_cost(side**2, run.clusters)
+    return {
+        "step": step,
+        "training": step.times(steps),
+        "clustering": clustering,
+        "evaluation": window.times(windows * val * len(run.methods)),
+    }
+
+
+def _split_sizes(dataset: str) -> Mapping[str, int]:
+    return next(info.split_sizes for info in datasets.available() if info.name == dataset)
+
+
+def _any_name(photographs: str) -> str:
+    """A dataset with these photographs."""
+    return next(info.name for info in datasets.available() if info.name.startswith(photographs))
+
+
+def paper_table(processor: Processor, config: Config, *, reached: float) -> pd.DataFrame:
+    """What every run of the paper takes on one processor.
+
+    A batch is the configuration's, halved where its step does not fit, as the paper does.
+
+    Args:
+        processor: With its peak rates.
+        config: The paper's.
+        reached: Share of the roofline that real programs reach, 0 to 1.
+
+    Returns:
+        One row a run, in the order of the tables: identity, ``batch_images``, ``patches`` of a batch, ``step_s``, hours
+        of ``training``, ``clustering`` and ``evaluation``, ``full_batch_gb`` and ``peak_gb`` of a step,
+        ``fits`` and ``store_gb``, the feature store that K-means reads.
+
+    Raises:
+        InputError: If ``reached`` is no share.
+    """
+    if not 0 < reached <= 1:
+        raise InputError(f"reached is {reached}; it must be above 0 and at most 1, the share of the peak")
+    rows = []
+    for run in paper_runs():
+        vit = transformer_of(run.backbone)
+        costs = full = run_costs(run, config, config.batch_images)
+        batch = config.batch_images
+        if not processor.fits(full["step"].memory):
+            batch //= 2
+            costs = run_costs(run, config, batch)
+        hours = {name: processor.seconds(cost) / reached / 3600 for name, cost in costs.items()}
+        train = _split_sizes(_any_name(run.photographs))["train"]
+        held = costs["step" if run.training else "clustering"].memory
+        rows.append(
+            {
+                "table": run.table,
+                "dataset": run.dataset,
+                "backbone": run.backbone,
+                "clusters": run.clusters,
+                "setting": run.setting,
+                "batch_images": batch if run.training else 0,
+                "patches": batch * vit.patches((run.crop,) * 2) if run.training else 0,
+                "step_s": 3600 * hours["step"] if run.training else math.nan,
+                **{f"{stage}_h": hours[stage] for stage in ("training", "clustering", "evaluation")},
+                "full_batch_gb": full["step"].memory / 1e9 if run.training else math.nan,
+                "peak_gb": held / 1e9,
+                "fits": processor.fits(held),
+                "store_gb": store_bytes(train, vit.patches((config.image_size,) * 2), 3 * vit.channels) / 1e9,
+                "training": run.training,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def hours_of_tables(runs: pd.DataFrame) -> pd.DataFrame:
+    """Sums of :func:`paper_table` for each of the paper's tables, and for all with shared trainings taken once.
+
+    Returns:
+        One row a table and ``all``: ``runs``, ``trainings``, ``hours``, ``peak_gb`` and whether all of it ``fits``.
+    """
+    tables = runs.groupby("table", sort=False)
+    rows = []
+    for table, frame in [*tables, ("all", runs)]:
+        trained = frame[frame["training"].notna()].drop_duplicates("training")
+        hours = trained["training_h"].sum() + frame["clustering_h"].sum() + frame["evaluation_h"].sum()
+        rows.append(
+            {
+                "table": table,
+                "runs": len(frame),
+                "trainings": len(trained),
+                "hours": hours,
+                "peak_gb": frame["peak_gb"].max(),
+                "fits": bool(frame["fits"].all()),
+            }
+        )
+    return pd.DataFrame(rows)

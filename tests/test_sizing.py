@@ -1,0 +1,158 @@
+"""Formulas against what torch counts, what files weigh, and the paper's own remarks."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from neuralef import backbones, sizing
+from neuralef.config import Config
+from neuralef.eigenfunctions import Eigenfunctions
+from neuralef.errors import InputError
+from neuralef.graph import kernel
+from neuralef.measuring import Measured
+from neuralef.sizing import Cost, Processor
+
+TINY = "vit_tiny_patch16_224"
+CONFIG = Config(feature_neighbors=8, pixel_neighbors=(4, 2))
+RTX_3090 = Processor("RTX 3090", 35.6e12, 936e9, 24e9)
+
+
+def counted(work):
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_384", "clip_vit_l14", "dinov3_vit_s16", "siglip2_vit_b16"])
+def test_operations_of_a_backbone_are_those_torch_counts(monkeypatch, name):
+    monkeypatch.setattr(backbones, "tensors_digest", lambda _: "")
+    with torch.device("meta"):
+        backbone = backbones.build(name, pretrained=False)
+        found = counted(lambda: backbone.levels(torch.empty(2, 3, 96, 160)))
+    assert sizing.backbone_cost(sizing.transformer_of(name), (96, 160), 2).operations == pytest.approx(found, rel=0.01)
+
+
+@pytest.mark.parametrize("config", [CONFIG, Config(width=64, depth=1, mlp_ratio=2.0)])
+def test_operations_and_parameters_of_psi_are_those_torch_counts(config):
+    settings = {"width": config.width, "depth": config.depth, "mlp_ratio": config.mlp_ratio}
+    psi = Eigenfunctions(192, 10, **settings, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(3, 200, 192)
+    with torch.no_grad():
+        forward = counted(lambda: psi(features))
+    both = counted(lambda: psi(features).square().sum().backward())
+    assert sizing.psi_forward_cost(600, 192, 10, config).operations == pytest.approx(forward, rel=0.02)
+    assert sizing.psi_step_cost(600, 192, 10, config).operations == pytest.approx(both, rel=0.1)
+    assert sizing.psi_parameters(192, 10, config) == sum(parameter.numel() for parameter in psi.parameters())
+
+
+def test_a_row_of_the_kernel_has_no_more_entries_than_counted():
+    features, colours = torch.randn(2, 12, 12, 6), torch.rand(2, 12, 12, 3)
+    kappa = kernel(features, colours, feature_neighbors=20)
+    assert kappa.nnz <= 288 * (2 * 20 + 30)
+
+
+def test_a_store_weighs_what_is_computed(store):
+    on_disk = sum(Path(array.filename).stat().st_size for array in (store.patches, store.patch_colours))
+    assert sizing.store_bytes(len(store), math.prod(store.grid), sum(store.channels)) == on_disk
+
+
+def test_stages_add_up_and_memory_is_the_larger():
+    first, second = Cost(10, 4, 7), Cost(1, 2, 9)
+    assert first + second == Cost(11, 6, 9)
+    assert first.times(3) == Cost(30, 12, 7)
+    assert first.on_top_of(5) == Cost(10, 4, 12)
+
+
+def test_a_roofline_is_the_slower_of_computing_and_moving():
+    machine = Processor("", operations=100, bandwidth=10, memory=50)
+    assert machine.seconds(Cost(200, 5, 0)) == 2
+    assert machine.seconds(Cost(50, 30, 0)) == 3
+    assert machine.fits(50) and not machine.fits(51)
+
+
+def test_the_dense_kernel_of_the_paper_s_batch():
+    pascal, cityscapes = sizing.dense_kernel_cost(16 * 30**2, 384), sizing.dense_kernel_cost(16 * 48**2, 384)
+    assert pascal.memory == 10 * 14400**2
+    assert cityscapes.memory == pytest.approx(13.6e9, rel=0.01)
+
+
+def test_sizes_of_networks_are_read_off_their_architecture():
+    large = sizing.transformer_of("vit_large_patch16_384")
+    assert (large.patch_size, large.channels, large.depth, large.mlp_ratio, large.prefix_tokens) == (16, 1024, 24, 4, 1)
+    assert large.patches((480, 481)) == 30 * 31
+    with pytest.raises(InputError, match="resnet18"):
+        sizing.transformer_of("resnet18")
+    with pytest.raises(InputError, match="colour_patches"):
+        sizing.transformer_of("colour_patches")
+
+
+def test_the_paper_s_runs_are_those_of_its_tables():
+    runs = sizing.paper_runs()
+    tables = dict.fromkeys(run.table for run in runs)
+    by_table = {table: [run for run in runs if run.table == table] for table in tables}
+    assert {table: len(of_table) for table, of_table in by_table.items()} == {
+        "1": 3, "2": 3, "3": 2, "4": 1, "5": 4, "6": 10, "7": 3, "8": 2, "4.4": 1, "9": 3,
+    }  # fmt: skip
+    of_imagenet = ("imagenet", "vit_small_patch16_384", 256, "trained_on=imagenet")
+    assert {run.training for run in by_table["8"]} == {of_imagenet}
+    assert by_table["7"][1].training == by_table["1"][0].training == by_table["3"][0].training
+    assert by_table["4"][0].clusters == 512 and by_table["4"][0].crop == 512
+    assert [run.windows() for run in (*by_table["3"], *by_table["4"])] == [(4, 480), (8, 768), (2, 512)]
+    assert by_table["2"][0].windows() == (1, 320) and by_table["2"][0].crop == 768
+
+
+def test_half_a_batch_is_taken_where_a_whole_one_does_not_fit():
+    table = sizing.paper_table(RTX_3090, Config(), reached=0.5)
+    assert len(table) == len(sizing.paper_runs())
+    small = table[table["backbone"] == "vit_small_patch16_384"]
+    assert small.query("dataset == 'pascal_context' and table == '1'")["batch_images"].item() == 16
+    tight = Processor("tight", 1e12, 1e11, table["full_batch_gb"].min() * 1e9 / 2)
+    assert set(sizing.paper_table(tight, Config(), reached=0.5)["batch_images"]) == {8}
+    slower = sizing.paper_table(RTX_3090, Config(), reached=0.25)
+    np.testing.assert_allclose(slower["training_h"], 2 * table["training_h"])
+
+
+@pytest.mark.parametrize("reached", [0, 1.5, -1])
+def test_a_share_that_is_none_is_named(reached):
+    with pytest.raises(InputError, match=f"reached is {reached}"):
+        sizing.paper_table(RTX_3090, Config(), reached=reached)
+
+
+def test_trainings_that_tables_share_count_once():
+    runs = sizing.paper_table(RTX_3090, Config(), reached=0.5)
+    tables = sizing.hours_of_tables(runs).set_index("table")
+    assert tables.loc["7", "trainings"] == 3 and tables.loc["8", "trainings"] == 1
+    assert tables.loc["all", "trainings"] < tables["trainings"].iloc[:-1].sum()
+    assert tables.loc["all", "hours"] < tables["hours"].iloc[:-1].sum()
+
+
+def test_every_stage_is_measured_beside_its_formula(monkeypatch):
+    asked = []
+
+    def pretends(side, shapes, **_):
+        asked.append(side)
+        return Measured(2.0, 4.0, 100.0, None)
+
+    monkeypatch.setattr(sizing, "measure", pretends)
+    shapes = sizing.Shapes(TINY, 64, 2, 5, CONFIG)
+    machine = Processor("", 1e9, 1e9, 1e9)
+    rows = sizing.measured(shapes, machine).set_index("stage")
+    assert asked == list(sizing.SIDES.values())
+    for stage in sizing.STAGES:
+        cost = shapes.predicted(stage)
+        assert rows.loc[stage, "ratio_s"] == pytest.approx(machine.seconds(cost) / 2)
+        assert rows.loc[stage, "ratio_mb"] == pytest.approx(cost.memory / 4e6)
+
+
+@pytest.mark.parametrize("stage", sizing.STAGES)
+def test_sides_run(stage):
+    assert sizing.SIDES[stage](sizing.Shapes(TINY, 64, 2, 5, CONFIG))() is not None
+
+
+def test_this_machine_has_rates():
+    machine = sizing.this_machine()
+    assert machine.operations > 1e8 and machine.bandwidth > 1e7 and machine.memory > 1e8
