@@ -49,10 +49,10 @@ def hold_out(store: FeatureStore, *, every: int = 4, images: int = 100) -> HeldO
     Raises:
         InputError: If nothing is left on one side.
     """
-    numbers = np.arange(len(store))
-    apart = numbers[numbers % every == 0]
     if every < 2 or len(store) < 2:
         raise InputError(f"every is {every} of {len(store)} images; hold out every second or fewer, of two or more")
+    numbers = np.arange(len(store))
+    apart = numbers[numbers % every == 0]
     if len(apart) > images:
         apart = apart[np.arange(images) * len(apart) // images]
     return HeldOut(store.chosen(numbers[numbers % every != 0], "fitted"), store.chosen(apart, "judged"))
