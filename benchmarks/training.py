@@ -44,7 +44,7 @@ def run() -> Iterator[Row]:
     if kept.is_file():
         tables = [read_results(path) for path in (kept, reference_root("quick") / "results.csv")]
         for method in METHODS:
-            chosen = [table.query("method == @method and matching == 'max_iou'") for table in tables]
+            chosen = [table[(table["method"] == method) & (table["matching"] == "max_iou")] for table in tables]
             scores = tuple(table["mean_iou"].mean() for table in chosen)
             seeds = " and ".join(str(table["seed"].nunique()) for table in chosen)
             case = f"val of {chosen[0]['dataset'].iloc[0]}, {method}, mean of {seeds} seeds"
