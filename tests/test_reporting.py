@@ -110,6 +110,7 @@ def test_a_method_the_paper_does_not_print_says_so(frame):
     ("column", "value"),
     [
         ("dataset", "camvid"),
+        ("trained_on", "camvid"),
         ("split", "train"),
         ("images", 4),
         ("backbone", "efficientnet_lite0"),
