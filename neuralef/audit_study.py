@@ -53,7 +53,8 @@ from neuralef.reporting import METHOD_TITLES, mean_and_interval, mean_and_spread
 from neuralef.results import COLUMNS, append_rows, parameter_columns
 
 FILE = "audit.csv"
-AUDIT_COLUMNS = ("audit_id", "variant", "label_weight", "psi", *COLUMNS[1:])
+# Variants differ in labels, never in photographs: what is trained on is always what is evaluated.
+AUDIT_COLUMNS = ("audit_id", "variant", "label_weight", "psi", *(name for name in COLUMNS[1:] if name != "trained_on"))
 AUDIT_KEY = ("audit_id", "variant", "method", "matching")
 
 CLUSTERINGS = ("ours", "ours_star")

@@ -112,6 +112,7 @@ def run(
     ] = "kmeans,ours,ours_star",
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    trained_on: Annotated[str, typer.Option(help="Another dataset to fit methods to; default: the same.")] = "",
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every cluster map as 16-bit PNG.")] = False,
     profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
     settings: Settings = None,
@@ -121,7 +122,7 @@ def run(
     from neuralef.files import ensure_writable_folder
 
     ensure_writable_folder(out)
-    experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
+    experiment = _experiment(dataset, backbone, clusters, seed, profile, settings, trained_on)
     rows = run_experiment(experiment, _methods(methods), out, save_maps=save_maps)
     for row in rows:
         if row["matching"] == "max_iou":
@@ -265,17 +266,26 @@ def _seeds(text: str) -> list[int]:
 
 
 def _experiment(
-    dataset: str, backbone: str | None, clusters: int | None, seed: int, profile: str, settings: list[str] | None
+    dataset: str,
+    backbone: str | None,
+    clusters: int | None,
+    seed: int,
+    profile: str,
+    settings: list[str] | None,
+    trained_on: str = "",
 ):
     from neuralef.config import load_profile, parse_assignments
     from neuralef.experiments import Experiment
 
     base = load_profile(profile)
     config = base.config.updated(parse_assignments(settings or []))
-    options = base.dataset_options if dataset == "synthetic_scenes" else {}
+    options, source_options = (
+        base.dataset_options if name == "synthetic_scenes" else {} for name in (dataset, trained_on)
+    )
     if clusters is not None and clusters < 1:
         raise InputError(f"--clusters is {clusters}; it must be at least 1")
-    return Experiment(dataset, backbone or base.backbone, clusters or base.clusters, seed, config, options)
+    used = (dataset, backbone or base.backbone, clusters or base.clusters, seed, config, options)
+    return Experiment(*used, trained_on, source_options)
 
 
 def main() -> None:

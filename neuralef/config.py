@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -148,6 +148,29 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TableSetup:
+    """How a profile runs the paper's tables (:mod:`neuralef.tables`): what stands in for what the paper used.
+
+    Attributes:
+        seeds: Of every experiment.
+        datasets: For a dataset of the paper, by its name in ``paper.csv``, the ``name`` and ``options`` of the one used
+            here (default: itself), and ``config``, hyper-parameters where training on it takes others.
+        transfer: For a dataset of the paper that Table 8 tests on, the one whose stand-in trains; else the paper's.
+        backbones: For a backbone of the paper the one used here. Where any is listed, the others are not run; where
+            none is, all are.
+        further_backbones: Run as well, where a table compares backbones.
+        values: By the name of what a table varies, the values tried here; else the paper's.
+    """
+
+    seeds: tuple[int, ...]
+    datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    transfer: Mapping[str, str] = field(default_factory=dict)
+    backbones: Mapping[str, str] = field(default_factory=dict)
+    further_backbones: tuple[str, ...] = ()
+    values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """A named set-up: what ``neuralef reproduce --profile NAME`` runs.
 
@@ -155,6 +178,7 @@ class Profile:
         dataset: Preferred dataset, and ``fallback_dataset`` where that one cannot be had.
         notebooks: Globs over notebook names: what runs where none is asked for.
         notebook_parameters: For each notebook (by its number), values for its parameters cell.
+        tables: How it runs the paper's tables; ``None``: it does not.
     """
 
     name: str
@@ -168,6 +192,7 @@ class Profile:
     dataset_options: Mapping[str, Any]
     notebooks: tuple[str, ...]
     notebook_parameters: Mapping[str, Mapping[str, Any]]
+    tables: TableSetup | None
 
 
 def profiles() -> tuple[str, ...]:
@@ -197,6 +222,7 @@ def load_profile(name: str) -> Profile:
         dataset_options=document.get("dataset_options", {}),
         notebooks=tuple(document.get("notebooks", ["*"])),
         notebook_parameters=document.get("notebook_parameters", {}),
+        tables=_table_setup(document.get("tables")),
     )
 
 
@@ -210,6 +236,18 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
 
 def _whole_patches(pixels: int, patch_size: int) -> int:
     return max(1, round(pixels / patch_size)) * patch_size
+
+
+def _table_setup(document: Mapping[str, Any] | None) -> TableSetup | None:
+    if document is None:
+        return None
+    known = [entry.name for entry in dataclasses.fields(TableSetup)]
+    unknown = sorted(set(document) - set(known))
+    if unknown:
+        raise InputError(f"unknown entry {unknown[0]!r} of a profile's tables; there are {', '.join(known)}")
+    lists = {name: tuple(value) for name, value in document.items() if isinstance(value, list)}
+    values = {name: tuple(numbers) for name, numbers in document.get("values", {}).items()}
+    return TableSetup(**{**document, **lists, "values": values})
 
 
 def _parse(name: str, value: Any, hint: Any) -> Any:

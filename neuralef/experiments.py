@@ -70,6 +70,8 @@ class Experiment:
         seed: Of psi, batches, noise and K-means.
         config: Hyper-parameters.
         dataset_options: Passed to :func:`neuralef.datasets.load`.
+        trained_on: Dataset whose ``train`` split every method is fitted to; empty: ``dataset`` itself.
+        trained_on_options: The options of that one.
     """
 
     dataset: str
@@ -78,6 +80,8 @@ class Experiment:
     seed: int
     config: Config
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: str = ""
+    trained_on_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ class Workbench:
     backbone_name: str
     config: Config
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: str = ""
+    trained_on_options: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
     _trained: dict[str, Training] = field(default_factory=dict, init=False, repr=False)
     _fitted: dict[tuple, Fitted] = field(default_factory=dict, init=False, repr=False)
@@ -129,6 +135,11 @@ class Workbench:
         return datasets.load(self.dataset_name, **self.dataset_options)
 
     @cached_property
+    def train_dataset(self) -> Dataset:
+        """What methods are fitted to: the same dataset, or another one (zero-shot transfer, Table 8)."""
+        return datasets.load(self.trained_on, **self.trained_on_options) if self.trained_on else self.dataset
+
+    @cached_property
     def backbone(self) -> Backbone:
         """The frozen network with its weights."""
         config = self.config
@@ -138,8 +149,8 @@ class Workbench:
 
     @cached_property
     def train(self) -> FeatureStore:
-        """Features of the ``train`` split."""
-        return extract(self.dataset, "train", self.backbone, self.config, progress=self.progress)
+        """Features of the ``train`` split of :attr:`train_dataset`."""
+        return extract(self.train_dataset, "train", self.backbone, self.config, progress=self.progress)
 
     @cached_property
     def val(self) -> FeatureStore:
@@ -189,21 +200,20 @@ class Workbench:
 
     def _augmented(self, config: Config) -> AugmentedPhotographs:
         crop = config.train_crop_size(self.backbone.patch_size)
-        short_side = self._sliding(config).short_side
-        return AugmentedPhotographs(self.dataset.image, self.train.ids, self.backbone, crop, short_side, config)
+        short_side = self._training_short_side(config)
+        return AugmentedPhotographs(self.train_dataset.image, self.train.ids, self.backbone, crop, short_side, config)
 
-    def _sliding(self, config: Config) -> Sliding:
-        return Sliding.of(config, self.config.crop_size(self.backbone.patch_size), self.dataset_name)
+    def _training_short_side(self, config: Config) -> int:
+        return self._sliding(config, self.trained_on or self.dataset_name).short_side
+
+    def _sliding(self, config: Config, dataset_name: str | None = None) -> Sliding:
+        crop_size = self.config.crop_size(self.backbone.patch_size)
+        return Sliding.of(config, crop_size, dataset_name or self.dataset_name)
 
     def training_key(self, clusters: int, seed: int, config: Config) -> str:
         """Digest of all that determines psi; labels and settings of the clustering are not among it."""
-        settings = {
-            name: value
-            for name, value in asdict(config).items()
-            if not name.startswith(CLUSTERING_PREFIXES) and name not in EVALUATION_FIELDS
-        }
-        settings["short_side"] = self._sliding(config).short_side if config.augment else None
-        settings["train_crop"] = config.train_crop if config.augment else None
+        settings = training_settings(config)
+        settings["short_side"] = self._training_short_side(config) if config.augment else None
         modules = (*TRAINING_MODULES, *(AUGMENTATION_MODULES if config.augment else ()))
         return _digest(self.train.key, settings, clusters, seed, provenance.code_digest(*modules))
 
@@ -323,6 +333,17 @@ class Workbench:
         return self.val.key
 
 
+def training_settings(config: Config) -> dict[str, Any]:
+    """The hyper-parameters psi depends on; ``short_side``, though it counts only with augmentation, is among them."""
+    settings = {
+        name: value
+        for name, value in asdict(config).items()
+        if not name.startswith(CLUSTERING_PREFIXES) and name not in EVALUATION_FIELDS
+    }
+    settings["train_crop"] = config.train_crop if config.augment else None
+    return settings
+
+
 def check_methods(methods: Sequence[str]) -> None:
     """``InputError`` naming the first method that is not registered."""
     for method in methods:
@@ -333,7 +354,13 @@ def check_methods(methods: Sequence[str]) -> None:
 def open_workbench(experiment: Experiment, *, progress: bool = True) -> Workbench:
     """The workbench an experiment runs on; share it between experiments that differ in K, seed or training alone."""
     return Workbench(
-        experiment.dataset, experiment.backbone, experiment.config, experiment.dataset_options, progress=progress
+        experiment.dataset,
+        experiment.backbone,
+        experiment.config,
+        experiment.dataset_options,
+        experiment.trained_on,
+        experiment.trained_on_options,
+        progress=progress,
     )
 
 
@@ -447,6 +474,7 @@ def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench
             {
                 **identity,
                 "dataset": experiment.dataset,
+                "trained_on": experiment.trained_on or experiment.dataset,
                 "split": "val",
                 "images": record["images"],
                 "backbone": experiment.backbone,

@@ -90,7 +90,17 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: If the rows mix datasets, backbones, numbers of clusters or settings.
     """
-    setting = ["dataset", "split", "images", "backbone", "clusters", "protocol", "crf", *PARAMETER_COLUMNS]
+    setting = [
+        "dataset",
+        "trained_on",
+        "split",
+        "images",
+        "backbone",
+        "clusters",
+        "protocol",
+        "crf",
+        *PARAMETER_COLUMNS,
+    ]
     mixed = [name for name in setting if results[name].nunique() != 1]
     if mixed:
         raise ValueError(f"one table, one setting; the rows differ in {', '.join(mixed)}")

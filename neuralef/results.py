@@ -27,6 +27,7 @@ class ResultRow(TypedDict):
 
     experiment_id: str
     dataset: str
+    trained_on: str
     split: str
     images: int
     backbone: str
@@ -125,7 +126,7 @@ def read_results(path: Path) -> pd.DataFrame:
     """All rows of a ``results.csv``.
 
     A file written before a hyper-parameter existed lacks its column. Its rows were computed without it, which is what
-    every default repeats: they read as that.
+    every default repeats: they read as that. Rows from before ``trained_on`` were trained on their own dataset.
 
     Raises:
         InputError: If there is none, or its columns differ in anything else.
@@ -133,11 +134,11 @@ def read_results(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"there are no results in {path}; run `neuralef reproduce` or `neuralef run` first")
     frame = pd.read_csv(path, dtype={"experiment_id": str, "git_sha": str}, keep_default_na=False)
-    missing = [name for name in PARAMETER_COLUMNS if name not in frame.columns]
+    missing = [name for name in ("trained_on", *PARAMETER_COLUMNS) if name not in frame.columns]
     if tuple(frame.columns) != tuple(name for name in COLUMNS if name not in missing):
         raise InputError(f"{path} has other columns than this version reads; it was written by another version")
-    defaults = parameter_columns(Config())
-    return frame.assign(**{name: defaults[name] for name in missing})[list(COLUMNS)]
+    neutral = {"trained_on": frame["dataset"], **parameter_columns(Config())}
+    return frame.assign(**{name: neutral[name] for name in missing})[list(COLUMNS)]
 
 
 def select(frame: pd.DataFrame, experiment_ids: Iterable[str]) -> pd.DataFrame:

@@ -528,7 +528,7 @@ class PaperRun:
         table: Of the paper.
         dataset: Evaluated.
         photographs: Trained on: ``pascal_context``, ``cityscapes``, ``ade20k`` or ``imagenet``.
-        protocol: ``crop320`` or ``sliding_window``.
+        protocol: ``crop320`` or ``sliding``.
         backbone: Name.
         clusters: K.
         setting: Hyper-parameter that differs, ``field=value``, or empty.

@@ -36,7 +36,7 @@ def test_rows_are_one_for_each_variant_seed_method_and_matching(audited):
     probe = kept[kept["method"] == "linear_probe"]
     assert set(probe["variant"]) == {"detached", "gradient"}
     assert set(probe["matching"]) == {"identity"}
-    assert set(COLUMNS) - set(kept.columns) == {"experiment_id"}
+    assert set(COLUMNS) - set(kept.columns) == {"experiment_id", "trained_on"}
     assert not (root / "out" / "results.csv").exists()
 
 

@@ -55,6 +55,14 @@ def test_run_says_where_the_results_are(monkeypatch, capsys, tmp_path):
     assert out.splitlines()[-1] == f"results are in {tmp_path / 'out' / 'results.csv'}"
 
 
+def test_run_fits_to_another_dataset_where_asked(monkeypatch, capsys, tmp_path):
+    name = write_folder_dataset(tmp_path / "data")
+    arguments = ("run", "--dataset", name, "--profile", "smoke", "--methods", "kmeans", "--out", tmp_path / "out")
+    assert call(monkeypatch, capsys, *arguments, "--trained-on", "synthetic_scenes")[0] == 0
+    trained_on = {line.split(",")[2] for line in (tmp_path / "out" / "results.csv").read_text().splitlines()[1:]}
+    assert trained_on == {"synthetic_scenes"}
+
+
 AUDIT = ("audit", "--dataset", "synthetic_scenes", "--profile", "smoke", "--set", "epochs=1", "--out")
 
 

@@ -292,6 +292,23 @@ def test_training_crops_are_those_of_the_protocol_or_their_own():
     assert Config(image_size=320).train_crop_size(14) == Config(image_size=320).crop_size(14) == 322
 
 
+def test_the_tables_of_a_profile_are_read_with_their_types():
+    setup = load_profile("standard").tables
+    assert setup.seeds == (0, 1, 2)
+    assert setup.datasets["cityscapes_27"] == {"name": "camvid"}
+    assert setup.values == {"clusters": (32, 64, 128, 256)}
+    assert load_profile("quick").tables is None
+    assert load_profile("paper").tables.datasets["ade20k"]["config"]["epochs"] == 20
+
+
+def test_an_unknown_entry_of_a_profile_s_tables_is_named(tmp_path, monkeypatch):
+    text = (config_module.PROFILES / "smoke.yaml").read_text().replace("  transfer:", "  transfers:")
+    (tmp_path / "typo.yaml").write_text(text)
+    monkeypatch.setattr(config_module, "PROFILES", tmp_path)
+    with pytest.raises(InputError, match="'transfers'"):
+        load_profile("typo")
+
+
 def test_an_unknown_profile_is_named_with_the_known_ones():
     with pytest.raises(InputError, match=r"unknown profile 'leisurely'; there are .*quick.*smoke"):
         load_profile("leisurely")

@@ -271,6 +271,41 @@ def test_maps_of_another_experiment_are_not_overwritten(tmp_path):
         run_experiment(replace(EXPERIMENT, seed=1), ("kmeans",), tmp_path, save_maps=True, progress=False)
 
 
+def test_methods_fitted_on_another_dataset_are_scored_on_this_one(tmp_path):
+    elsewhere = {**OPTIONS, "train": 5, "seed": 1}
+    experiment = replace(EXPERIMENT, trained_on="synthetic_scenes", trained_on_options=elsewhere)
+    run_experiment(experiment, METHODS, tmp_path, progress=False)
+    moved, at_home, there = (
+        open_workbench(item, progress=False)
+        for item in (experiment, EXPERIMENT, replace(EXPERIMENT, dataset_options=elsewhere))
+    )
+    psi = [bench.training(5, 0).psi.state_dict() for bench in (moved, there, at_home)]
+    assert all(torch.equal(psi[0][name], psi[1][name]) for name in psi[0])
+    assert any(not torch.equal(psi[0][name], psi[2][name]) for name in psi[0])
+    assert moved.val.ids == at_home.val.ids
+    assert moved.val.key == at_home.val.key
+    assert moved.experiment_id(5, 0, CONFIG) not in {
+        at_home.experiment_id(5, 0, CONFIG),
+        there.experiment_id(5, 0, CONFIG),
+    }
+    expected = np.zeros((5, 8), dtype=int)
+    for image_id, clusters in moved.predictions(there.head("ours_star", 5, 0), CONFIG):
+        np.add.at(expected, (clusters, at_home.label(image_id)), 1)
+    counted = json.loads(next(tmp_path.glob("runs/*/ours_star.json")).read_text())["counts"]
+    np.testing.assert_array_equal(counted, expected)
+
+
+def test_rows_name_the_dataset_that_was_trained_on(tmp_path):
+    name = write_folder_dataset(tmp_path / "data")
+    experiment = Experiment(name, "colour_patches", 5, 0, CONFIG)
+    run_experiment(experiment, ("kmeans",), tmp_path, progress=False)
+    moved = replace(experiment, trained_on="synthetic_scenes", trained_on_options=OPTIONS)
+    run_experiment(moved, ("kmeans",), tmp_path, progress=False)
+    rows = read_results(tmp_path / "results.csv")
+    assert rows["trained_on"].tolist() == [name] * 3 + ["synthetic_scenes"] * 3
+    assert set(rows["dataset"]) == {name}
+
+
 def test_duplicated_photographs_change_no_map(tmp_path):
     name = write_folder_dataset(tmp_path / "data")
     bench = open_workbench(Experiment(name, "colour_patches", 5, 0, CONFIG), progress=False)

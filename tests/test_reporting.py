@@ -110,11 +110,12 @@ def test_a_method_the_paper_does_not_print_says_so(frame):
     ("column", "value"),
     [
         ("dataset", "camvid"),
+        ("trained_on", "camvid"),
         ("split", "train"),
         ("images", 4),
         ("backbone", "efficientnet_lite0"),
         ("clusters", 13),
-        ("protocol", "sliding_window"),
+        ("protocol", "sliding"),
         ("crf", "dense"),
         ("p_learning_rate", 0.1),
         ("p_width", "default"),

@@ -7,11 +7,12 @@ import pytest
 from neuralef import results
 from neuralef.config import Config
 from neuralef.errors import InputError
+from neuralef.paths import reference_root
 from neuralef.results import append_classes, append_rows, parameter_columns, read_results, select
 
 IDENTITY = [
-    "experiment_id", "dataset", "split", "images", "backbone", "method", "clusters", "classes", "matching", "protocol",
-    "crf", "seed",
+    "experiment_id", "dataset", "trained_on", "split", "images", "backbone", "method", "clusters", "classes",
+    "matching", "protocol", "crf", "seed",
 ]  # fmt: skip
 METRICS = ["accuracy", "mean_iou", "clusters_used"]
 PROVENANCE = [
@@ -24,6 +25,7 @@ def row(experiment_id="0123", *, method="ours", matching="max_iou", config=None,
     return {
         "experiment_id": experiment_id,
         "dataset": "synthetic_scenes",
+        "trained_on": "synthetic_scenes",
         "split": "val",
         "images": 3,
         "backbone": "colour_patches",
@@ -159,9 +161,15 @@ def test_a_file_with_other_columns_is_refused_and_left(path, header):
     assert path.read_text() == text
 
 
-def test_a_file_from_before_a_hyper_parameter_reads_as_its_default(path):
+def test_the_committed_results_read_as_trained_where_they_are_evaluated():
+    frame = read_results(reference_root("quick") / "results.csv")
+    assert len(frame)
+    assert (frame["trained_on"] == frame["dataset"]).all()
+
+
+def test_a_file_from_before_a_column_reads_as_its_default(path):
     append_rows(path, [row("a"), row("b")])
-    newest = [f"p_{field.name}" for field in fields(Config)][-6:]
+    newest = ["trained_on", *[f"p_{field.name}" for field in fields(Config)][-6:]]
     with path.open(newline="") as file:
         lines = [{name: cell for name, cell in line.items() if name not in newest} for line in csv.DictReader(file)]
     with path.open("w", newline="") as file:

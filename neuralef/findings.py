@@ -1,0 +1,210 @@
+"""What a table is said to show, as predicates over its numbers that the paper's and ours are put to alike.
+
+A finding is about differences between two settings of a table that are alike but for one thing. Runs of both that share
+their seed form a pair, so that what they share drops out, and Student's t gives the interval in which the mean
+difference lies. The finding *holds* if the interval of every difference lies where the finding puts it, *does not hold*
+if one lies wholly outside, and is *within seed noise* otherwise. A single run, as in the paper, has no interval: its
+difference counts as it is.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise, product
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+Outcome = Literal["holds", "does not hold", "within seed noise", "not run"]
+Region = Literal["above", "within", "beyond"]
+
+
+class Setting(NamedTuple):
+    """What a number of a table is of, in the names of ``paper.csv``; blank where a table does not say.
+
+    ``setting`` is ``field=value`` where a table varies a hyper-parameter, the matching or the training data.
+    """
+
+    dataset: str
+    protocol: str
+    backbone: str
+    method: str
+    clusters: int
+    setting: str
+
+    def value(self, field: str) -> float:
+        """The number a table varies: its own field, or the one behind ``=`` in ``setting``."""
+        return float(self.setting.split("=")[1] if field == "setting" else getattr(self, field))
+
+
+Scores = Mapping[Setting, Mapping[int, float]]
+"""For every setting its score by seed, a fraction."""
+
+Pairs = Callable[[Sequence[Setting]], Iterator[tuple[Setting, Setting]]]
+"""Picks, among the settings there are, those to be compared: the first minus the second."""
+
+
+def scores_of(numbers: pd.DataFrame, metric: str) -> Scores:
+    """The scores of a frame with the fields of :class:`Setting`, ``seed`` and metrics; missing ones are left out."""
+    found: dict[Setting, dict[int, float]] = {}
+    for row in numbers.dropna(subset=[metric]).to_dict("records"):
+        setting = Setting(*(row[name] for name in Setting._fields))
+        found.setdefault(setting, {})[row["seed"]] = row[metric]
+    return found
+
+
+def exceeds(field: str, high: object, low: object) -> Pairs:
+    """Every setting whose ``field`` is ``high``, against the one alike but for ``low``."""
+
+    def pairs(settings: Sequence[Setting]) -> Iterator[tuple[Setting, Setting]]:
+        for first in settings:
+            second = first._replace(**{field: low})
+            if getattr(first, field) == high and second in settings:
+                yield first, second
+
+    return pairs
+
+
+def outdoes(methods: Sequence[str], others: Sequence[str]) -> Pairs:
+    """Every setting of some methods against every one of the others on the same dataset, whatever their backbones."""
+
+    def pairs(settings: Sequence[Setting]) -> Iterator[tuple[Setting, Setting]]:
+        for first, second in product(settings, settings):
+            if first.method in methods and second.method in others and first.dataset == second.dataset:
+                yield first, second
+
+    return pairs
+
+
+def rises(field: str, *, above: float = -math.inf, up_to: float = math.inf) -> Pairs:
+    """Neighbouring values of ``field`` in a range, the larger against the smaller, all else alike."""
+
+    def pairs(settings: Sequence[Setting]) -> Iterator[tuple[Setting, Setting]]:
+        for alike in _alike(settings, field):
+            inside = [setting for setting in alike if above <= setting.value(field) <= up_to]
+            yield from ((second, first) for first, second in pairwise(sorted(inside, key=lambda s: s.value(field))))
+
+    return pairs
+
+
+def among(field: str) -> Pairs:
+    """Every two settings that are alike but for ``field``."""
+
+    def pairs(settings: Sequence[Setting]) -> Iterator[tuple[Setting, Setting]]:
+        for alike in _alike(settings, field):
+            yield from combinations(alike, 2)
+
+    return pairs
+
+
+def _alike(settings: Sequence[Setting], field: str) -> list[list[Setting]]:
+    groups: dict[Setting, list[Setting]] = {}
+    for setting in settings:
+        groups.setdefault(setting._replace(**{field: ""}), []).append(setting)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The score of one setting minus that of another, run by run.
+
+    Attributes:
+        first: What is subtracted from.
+        second: What is subtracted.
+        values: One for every seed that both have, fractions.
+    """
+
+    first: Setting
+    second: Setting
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return float(np.mean(self.values))
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Where the mean difference lies, by Student's t over the seeds; one run is taken as it is."""
+        n = len(self.values)
+        if n == 1:
+            return self.mean, self.mean
+        half = stats.t.ppf((1 + level) / 2, n - 1) * np.std(self.values, ddof=1) / math.sqrt(n)
+        return self.mean - half, self.mean + half
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a finding.
+
+    Attributes:
+        outcome: In one of four words.
+        differences: All that were compared.
+    """
+
+    outcome: Outcome
+    differences: tuple[Difference, ...]
+
+    @property
+    def size(self) -> str:
+        """Smallest and largest mean difference, in points."""
+        if not self.differences:
+            return ""
+        means = sorted(100 * difference.mean for difference in self.differences)
+        ends = dict.fromkeys(f"{value:+.1f}" for value in (means[0], means[-1]))
+        return f"{' to '.join(ends)} points"
+
+    @property
+    def seeds(self) -> int:
+        """Runs that the difference with fewest has; 0 where there is none."""
+        return min((len(difference.values) for difference in self.differences), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One sentence about a table, and what would make it true.
+
+    Attributes:
+        text: The sentence.
+        pairs: What is compared.
+        region: Where the differences lie: ``above`` zero, ``within`` the tolerance on both sides of it, or at least one
+            of them ``beyond`` the tolerance.
+        tolerance: A fraction.
+        metric: ``mean_iou`` or ``accuracy``.
+    """
+
+    text: str
+    pairs: Pairs
+    region: Region = "above"
+    tolerance: float = 0.0
+    metric: Literal["mean_iou", "accuracy"] = "mean_iou"
+
+    def judge(self, numbers: pd.DataFrame) -> Verdict:
+        """Put the finding to the numbers of a table, see :func:`scores_of`."""
+        scores = scores_of(numbers, self.metric)
+        differences = []
+        for first, second in self.pairs(list(scores)):
+            seeds = sorted(scores[first].keys() & scores[second].keys())
+            if seeds:
+                values = tuple(scores[first][seed] - scores[second][seed] for seed in seeds)
+                differences.append(Difference(first, second, values))
+        return Verdict(self._outcome(differences), tuple(differences))
+
+    def _outcome(self, differences: Sequence[Difference]) -> Outcome:
+        if not differences:
+            return "not run"
+        places = [self._place(*difference.interval()) for difference in differences]
+        decisive, rest = ("holds", "does not hold") if self.region == "beyond" else ("does not hold", "holds")
+        if decisive in places:
+            return decisive
+        return rest if set(places) == {rest} else "within seed noise"
+
+    def _place(self, low: float, high: float) -> Outcome:
+        if self.region == "above":
+            return "holds" if low > 0 else "does not hold" if high <= 0 else "within seed noise"
+        inside, outside = -self.tolerance <= low <= high <= self.tolerance, min(abs(low), abs(high)) > self.tolerance
+        apart = outside and low * high > 0
+        if self.region == "within":
+            return "holds" if inside else "does not hold" if apart else "within seed noise"
+        return "holds" if apart else "does not hold" if inside else "within seed noise"

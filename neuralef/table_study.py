@@ -1,0 +1,435 @@
+"""The paper's tables run with what a profile has: plan, runs, and the numbers beside the paper's.
+
+Every number of ours is read from ``results.csv``. What cannot be run, for want of photographs, of weights or of a
+stand-in, is said to be ``not run``, with the reason.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuralef import datasets
+from neuralef.config import PAPER_EIGENFUNCTIONS, Profile, TableSetup, load_profile
+from neuralef.errors import InputError
+from neuralef.experiments import Experiment, Workbench, open_workbench, run_experiment, training_settings
+from neuralef.findings import Setting
+from neuralef.methods import REGISTRY
+from neuralef.provenance import digest
+from neuralef.reporting import IOU_RULE, NOT_IN_PAPER, mean_and_spread, method_title, paper_numbers
+from neuralef.results import read_results
+from neuralef.tables import PEERS, VIT_SMALL, Spec, Table
+
+log = logging.getLogger(__name__)
+
+METRICS = {"accuracy": "Acc", "mean_iou": "mIoU"}
+NOT_RUN = "not run"
+IDENTITY = list(Setting._fields)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A set-up of a table as a profile runs it.
+
+    Attributes:
+        spec: In the paper's names.
+        experiment: With the first seed; ``None`` where it cannot be run.
+        reason: Why it cannot.
+    """
+
+    spec: Spec
+    experiment: Experiment | None
+    reason: str = ""
+
+    @property
+    def description(self) -> str:
+        """What really runs, or why nothing does."""
+        if self.experiment is None:
+            return f"{NOT_RUN}: {self.reason}"
+        used = self.experiment
+        transfer = f", trained on {_named(used.trained_on, used.trained_on_options)}" if used.trained_on else ""
+        return f"{_named(used.dataset, used.dataset_options)}{transfer}; {used.backbone}; K = {used.clusters}"
+
+
+@dataclass
+class TableStudy:
+    """The tables of a profile; features, psi and clusters are shared by all of them."""
+
+    profile: Profile
+    setup: TableSetup
+    progress: bool = True
+    _benches: dict[str, Workbench] = field(default_factory=dict, init=False, repr=False)
+    _absent: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    def lines(self, table: Table) -> list[Line]:
+        """Every set-up of a table, in its order, with what it is here."""
+        return [self.line(spec, scaled=table.varies != "clusters") for spec in table.lines(self._values(table))]
+
+    def line(self, spec: Spec, *, scaled: bool = True) -> Line:
+        """One set-up as it is run here.
+
+        Args:
+            spec: In the paper's names.
+            scaled: Whether its K is the paper's, to be scaled to the profile's, or already the one to run.
+        """
+        data, source = self._sources(spec)
+        chosen = self._backbone(spec.backbone)
+        reasons = [self._absence(part["name"]) for part in (data, source) if part]
+        reasons += [] if chosen else [f"profile {self.profile.name} has no stand-in for {spec.backbone}"]
+        experiment = Experiment(
+            data["name"],
+            chosen or spec.backbone,
+            0,
+            self.setup.seeds[0],
+            # The paper speaks of a CRF for its square crops alone.
+            self.profile.config.updated(
+                {
+                    **(source or data)["config"],
+                    **spec.changes,
+                    "protocol": spec.protocol,
+                    **({"crf": "none"} if spec.protocol == "sliding" else {}),
+                }
+            ),
+            data["options"],
+            source.get("name", ""),
+            source.get("options", {}),
+        )
+        if not any(reasons):
+            reasons = [self._unusable(experiment)]
+        if any(reasons):
+            return Line(spec, None, "; ".join(dict.fromkeys(filter(None, reasons))))
+        return Line(spec, replace(experiment, clusters=self._clusters(spec, experiment, scaled=scaled)))
+
+    def bench(self, experiment: Experiment) -> Workbench:
+        """The workbench of an experiment, shared with all that have its features."""
+        bare = replace(experiment, clusters=0, seed=0, config=self.profile.config)
+        return self._benches.setdefault(_key(bare), open_workbench(bare, progress=self.progress))
+
+    def plan(self, tables: Sequence[Table]) -> pd.DataFrame:
+        """What running some tables takes: one line for each, trainings that earlier ones share counted once.
+
+        Returns:
+            Columns ``table``, ``set-ups``, ``not run``, ``new trainings of psi``.
+        """
+        known: set[str] = set()
+        rows = []
+        for table in tables:
+            lines = self.lines(table)
+            trainings = {key for line in lines if line.experiment for key in self._trainings(line)}
+            missing = sum(line.experiment is None for line in lines)
+            rows.append([table.number, len(lines), missing, len(trainings - known)])
+            known |= trainings
+        return pd.DataFrame(rows, columns=["table", "set-ups", NOT_RUN, "new trainings of psi"])
+
+    def run(self, table: Table, out: Path) -> pd.DataFrame:
+        """Run what can be run and read its numbers from ``out/results.csv``.
+
+        Returns:
+            One row for each set-up, method, matching and seed: the columns of :class:`neuralef.findings.Setting` in the
+            paper's names (``clusters`` as run), ``seed``, ``accuracy`` and ``mean_iou`` as fractions, ``here``, and
+            ``experiment_id``.
+        """
+        return self.run_lines(self.lines(table), out)
+
+    def run_lines(self, lines: Sequence[Line], out: Path) -> pd.DataFrame:
+        """The same for some set-ups alone."""
+        wanted = [row for line in lines if line.experiment for row in self._run(line, out)]
+        columns = [*IDENTITY, "matching", "here", "experiment_id"]
+        if not wanted:
+            return pd.DataFrame(columns=[*columns, "seed", *METRICS])
+        found = read_results(out / "results.csv")[["experiment_id", "method", "matching", "seed", *METRICS]]
+        return pd.DataFrame(wanted, columns=columns).merge(found, on=["experiment_id", "method", "matching"])
+
+    def _run(self, line: Line, out: Path) -> Iterator[list[Any]]:
+        spec, bench = line.spec, self.bench(line.experiment)
+        for seed in self.setup.seeds:
+            experiment = replace(line.experiment, seed=seed)
+            rows = run_experiment(experiment, spec.methods, out, bench=bench, progress=self.progress)
+            for method in spec.methods:
+                for matching in spec.matchings:
+                    yield [
+                        spec.dataset,
+                        spec.protocol,
+                        spec.backbone,
+                        method,
+                        experiment.clusters,
+                        spec.setting(matching),
+                        matching,
+                        line.description,
+                        rows[0]["experiment_id"],
+                    ]
+
+    def beside_paper(self, table: Table, numbers: pd.DataFrame) -> pd.DataFrame:
+        """The paper's numbers and ours, set-up by set-up.
+
+        Args:
+            table: Which.
+            numbers: From :meth:`run`.
+
+        Returns:
+            Strings, ready to print: what tells rows apart, ``paper Acc`` and ``paper mIoU`` (where the paper prints
+            any), ``here Acc`` and ``here mIoU`` (mean ± spread over seeds), ``seeds`` and ``here``, what was run.
+        """
+        rows = list(table.rows)
+        paper, ours = (dict(list(frame.groupby(rows, sort=False))) for frame in (published(table), numbers))
+        reasons = {
+            tuple(row): line.description
+            for line in self.lines(table)
+            if line.experiment is None
+            for row in _identities(line.spec)[rows].to_numpy().tolist()
+        }
+        printed = [metric for metric in METRICS if published(table)[metric].notna().any()]
+        body = []
+        for key in sorted(dict.fromkeys([*paper, *ours, *reasons]), key=_order(rows, [*paper, *ours, *reasons])):
+            row = {name: title_of(name, value) for name, value in zip(rows, key, strict=True)}
+            for metric in printed:
+                value = paper[key][metric].item() if key in paper else np.nan
+                row[f"paper {METRICS[metric]}"] = NOT_IN_PAPER if np.isnan(value) else f"{100 * value:.1f}"
+            for metric, title in METRICS.items():
+                row[f"here {title}"] = mean_and_spread(ours[key][metric]) if key in ours else NOT_RUN
+            row["seeds"] = str(ours[key]["seed"].nunique()) if key in ours else "0"
+            row["here"] = ours[key]["here"].iloc[0] if key in ours else reasons.get(key, self._why_not(rows, key))
+            body.append(row)
+        return pd.DataFrame(body)
+
+    def _why_not(self, rows: Sequence[str], key: Sequence[Any]) -> str:
+        values = dict(zip(rows, key, strict=True))
+        if values.get("method") in PEERS:
+            return f"{NOT_RUN}: a method of others"
+        return f"{NOT_RUN}: not among the values of profile {self.profile.name}"
+
+    def verdicts(self, table: Table, numbers: pd.DataFrame) -> pd.DataFrame:
+        """Every finding of a table, put to the paper's numbers and to ours.
+
+        Returns:
+            Strings: ``finding``; ``paper`` and ``here``, each ``holds``, ``does not hold``, ``within seed noise`` or
+            ``not run``; ``paper's differences`` and ``differences here``, smallest and largest; ``seeds``.
+        """
+        rows = []
+        for finding in table.findings:
+            paper, here = finding.judge(published(table)), finding.judge(numbers)
+            rows.append([finding.text, paper.outcome, paper.size, here.outcome, here.size, str(here.seeds)])
+        columns = ["finding", "paper", "paper's differences", "here", "differences here", "seeds"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def caption(self, table: Table) -> str:
+        """What stands under a table: what it is, how it was matched and scored, what the numbers are of."""
+        spec, config = table.specs[0], self.profile.config
+        crf = "none" if spec.protocol == "sliding" else config.crf
+        rule = f"matching {spec.matchings[0]}" if len(spec.matchings) == 1 else "matching as named in each row"
+        name = f"Section {table.number}" if "." in table.number else f"Table {table.number}"
+        parts = [
+            f"{name} of the paper: {table.title}.",
+            f"Percent; here mean ± standard deviation over {len(self.setup.seeds)} seeds, the paper prints one run.",
+            f"{rule[0].upper()}{rule[1:]}; protocol {spec.protocol}, CRF here: {crf}. {IOU_RULE}",
+            "Paper columns are of the paper's own photographs and backbones, `here` says what ours are of: compare "
+            "differences between rows, not columns.",
+            table.note,
+        ]
+        return f"{' '.join(filter(None, parts))} {self.describe()}."
+
+    def describe(self) -> str:
+        """One line that says what profile and photographs the tables are of."""
+        names = dict.fromkeys(part["name"] for part in self.setup.datasets.values())
+        used = ", ".join(names) or "those of the paper"
+        return f"profile {self.profile.name}: tables on {used}; seeds {', '.join(map(str, self.setup.seeds))}"
+
+    def data_key(self, tables: Sequence[Table]) -> str:
+        """Digest of all photographs and labels that some tables read; changes when one that was missing arrives."""
+        parts: list[Any] = []
+        read = [part for table in tables for spec in table.specs for part in self._sources(spec) if part]
+        for part in {json.dumps(part, sort_keys=True): part for part in read}.values():
+            missing = self._absence(part["name"])
+            found = None if missing else datasets.load(part["name"], **part["options"])
+            splits = () if found is None else found.splits
+            parts.append([part["name"], missing, *(found.image_fingerprint(split) for split in splits)])
+            parts.append([found.label_fingerprint(split) for split in splits])
+        return digest(parts)
+
+    def _values(self, table: Table) -> tuple[Any, ...]:
+        if table.varies != "backbone":
+            return tuple(self.setup.values.get(table.varies, table.values))
+        local = (*self.setup.backbones, *self.setup.further_backbones)
+        return tuple(dict.fromkeys([*table.values, *local]))
+
+    def _sources(self, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Name and options of the dataset evaluated here, and of the one trained on where that is another."""
+        source = self._dataset(self.setup.transfer.get(spec.dataset, spec.trained_on)) if spec.trained_on else {}
+        return self._dataset(spec.dataset), source
+
+    def _dataset(self, role: str) -> dict[str, Any]:
+        return {"name": role, "options": {}, "config": {}, **self.setup.datasets.get(role, {})}
+
+    def _backbone(self, role: str) -> str | None:
+        if role in self.setup.further_backbones or not self.setup.backbones:
+            return role
+        return self.setup.backbones.get(role)
+
+    def _absence(self, name: str) -> str:
+        """Why a dataset cannot be had, or nothing; it is downloaded where that is possible, as for ``quick``."""
+        if name not in self._absent:
+            self._absent[name] = ""
+            try:
+                if not datasets.is_obtainable(name):
+                    datasets.prepare(name)
+            except InputError as error:
+                log.warning("%s", error)
+                self._absent[name] = f"{name} is not here and could not be fetched"
+        return self._absent[name]
+
+    def _unusable(self, experiment: Experiment) -> str:
+        """Why a backbone cannot be had, or nothing."""
+        if experiment.backbone not in self._absent:
+            self._absent[experiment.backbone] = ""
+            try:
+                self.bench(experiment).backbone  # noqa: B018 (built when first asked for)
+            except InputError as error:
+                log.warning("%s", error)
+                reason = f"the weights of {experiment.backbone} are not here and could not be fetched"
+                self._absent[experiment.backbone] = reason
+        return self._absent[experiment.backbone]
+
+    def _clusters(self, spec: Spec, experiment: Experiment, *, scaled: bool) -> int:
+        if spec.clusters == "classes":
+            return len(self.bench(experiment).dataset.classes)
+        if not scaled:
+            return int(spec.clusters)
+        return max(1, round(spec.clusters * self.profile.clusters / PAPER_EIGENFUNCTIONS))
+
+    def _trainings(self, line: Line) -> Iterator[str]:
+        if not any(REGISTRY[method].needs_psi for method in line.spec.methods):
+            return
+        trained_on = line.experiment
+        if trained_on.trained_on:
+            trained_on = replace(
+                trained_on, dataset=trained_on.trained_on, dataset_options=trained_on.trained_on_options
+            )
+        settings = training_settings(trained_on.config)
+        for seed in self.setup.seeds:
+            identity = [trained_on.dataset, dict(trained_on.dataset_options), trained_on.backbone, trained_on.clusters]
+            yield digest(identity, settings, seed)
+
+
+def open_tables(profile_name: str, *, progress: bool = True) -> TableStudy:
+    """The tables of a profile.
+
+    Raises:
+        InputError: If the profile is unknown or runs no tables.
+    """
+    profile = load_profile(profile_name)
+    if profile.tables is None:
+        raise InputError(f"profile {profile_name!r} runs no tables of the paper; use --profile standard")
+    return TableStudy(profile, profile.tables, progress)
+
+
+def published(table: Table) -> pd.DataFrame:
+    """The paper's numbers of a table and of those it refers to, as fractions, with ``seed`` 0 for its one run.
+
+    Where the paper does not say which K or backbone, that of its other tables is taken. Methods of others have neither.
+    """
+    frame = paper_numbers()
+    own = frame["table"] == table.number
+    for spec in table.specs:
+        repeated = (
+            frame["table"].isin(table.references)
+            & (frame["dataset"] == spec.dataset)
+            & (frame["backbone"] == spec.backbone)
+            & frame["method"].isin(spec.methods)
+        )
+        own |= repeated
+    chosen = frame[own].assign(seed=0, **{metric: frame[metric] / 100 for metric in METRICS})
+    peers = chosen["method"].isin(PEERS)
+    usual = {
+        "clusters": chosen["clusters"].fillna(PAPER_EIGENFUNCTIONS).astype(int).astype(object).mask(peers, ""),
+        "backbone": chosen["backbone"].fillna(VIT_SMALL).mask(peers, ""),
+    }
+    chosen = chosen.assign(setting=chosen["setting"].fillna(""), **usual)
+    return chosen[[*IDENTITY, "seed", *METRICS]]
+
+
+def changes(table: Table, numbers: pd.DataFrame, metric: str = "mean_iou") -> pd.DataFrame:
+    """How a score changes with what a table varies: every run minus the same run at one value that both sides have.
+
+    Args:
+        table: One that varies K or a hyper-parameter.
+        numbers: Ours, from :meth:`TableStudy.run`.
+        metric: ``accuracy`` or ``mean_iou``.
+
+    Returns:
+        Columns ``panel`` (dataset or method, where the table has several), ``value`` (in order), ``source`` (``paper``
+        or ``here``), ``seed``, ``change`` (a fraction) and ``reference``, the value it is counted from.
+    """
+    *others, axis = table.rows
+    sides = {"paper": published(table), "here": numbers}
+    common = [value for value in sides["here"][axis].unique() if value in set(sides["paper"][axis])]
+    rows = []
+    for source, frame in sides.items():
+        for names, group in frame.groupby([*others, "seed"], sort=False):
+            scores = group.set_index(axis)[metric]
+            reference = next((value for value in common if value in scores.index), scores.index[0])
+            panel = ", ".join(title_of(*pair) for pair in zip(others, names[:-1], strict=True))
+            rows += [
+                [panel, value, source, names[-1], score - scores[reference], reference]
+                for value, score in scores.items()
+            ]
+    found = pd.DataFrame(rows, columns=["panel", "value", "source", "seed", "change", "reference"])
+    return found.sort_values("value", key=lambda column: column.map(_number), kind="stable")
+
+
+def verdict_lines(verdicts: pd.DataFrame) -> str:
+    """Markdown list, one sentence for each finding of :meth:`TableStudy.verdicts`."""
+    lines = []
+    for row in verdicts.to_dict("records"):
+        text = row["finding"].replace("*", r"\*")
+        sides = []
+        for side, differences in (("paper", "paper's differences"), ("here", "differences here")):
+            size = f" ({row[differences]})" if row[differences] else ""
+            sides.append(f"{'in the paper' if side == 'paper' else 'here'} **{row[side]}**{size}")
+        seeds = f" over {row['seeds']} seeds" if row["seeds"] != "0" else ""
+        lines.append(f"- {text[0].upper()}{text[1:]}: {'; '.join(sides)}{seeds}.")
+    return "\n".join(lines)
+
+
+def title_of(column: str, value: Any) -> str:
+    """How a table prints a value of one of its columns."""
+    if column == "method":
+        return PEERS.get(value) or method_title(value)
+    return str(value)
+
+
+def _identities(spec: Spec) -> pd.DataFrame:
+    rows = [
+        [spec.dataset, spec.protocol, spec.backbone, method, spec.clusters, spec.setting(matching)]
+        for method in spec.methods
+        for matching in spec.matchings
+    ]
+    return pd.DataFrame(rows, columns=IDENTITY)
+
+
+def _order(rows: Sequence[str], keys: Sequence[tuple]) -> Any:
+    """Sorts keys by first appearance, column by column, and by number where a column holds numbers."""
+    places = [list(dict.fromkeys(values)) for values in zip(*keys, strict=True)]
+
+    def rank(key: tuple) -> list[tuple[float, int]]:
+        return [(_number(value), place.index(value)) for value, place in zip(key, places, strict=True)]
+
+    return rank
+
+
+def _number(value: Any) -> float:
+    """A number, or the one behind the ``=`` of a setting; -1 for anything else."""
+    text = str(value).rpartition("=")[2]
+    return float(text) if text.replace(".", "", 1).isdecimal() else -1.0
+
+
+def _key(experiment: Experiment) -> str:
+    return json.dumps(asdict(experiment), sort_keys=True)
+
+
+def _named(name: str, options: Mapping[str, Any]) -> str:
+    return f"{name} ({', '.join(f'{key} {value}' for key, value in options.items())})" if options else name

@@ -1,0 +1,246 @@
+import pandas as pd
+import pytest
+
+from neuralef import table_study
+from neuralef.errors import InputError
+from neuralef.reporting import NOT_IN_PAPER, paper_numbers
+from neuralef.results import read_results
+from neuralef.table_study import NOT_RUN, changes, open_tables, published, verdict_lines
+from neuralef.tables import PEERS, TABLES, VIT_SMALL
+
+IDENTITY = ["dataset", "protocol", "backbone", "method", "clusters", "setting"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path_factory.getbasetemp() / "table-cache"))
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+def smoke():
+    return open_tables("smoke", progress=False)
+
+
+def test_the_tables_are_the_paper_s():
+    assert list(TABLES) == ["1", "2", "3", "4", "5", "6", "7", "8", "4.4", "9"]
+    assert set(TABLES) == set(paper_numbers()["table"])
+    assert set(PEERS) == set(paper_numbers().query("backbone.isna() and clusters.isna()")["method"])
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_the_list_of_a_table_gives_every_number_the_paper_prints_in_it(number):
+    """Specs and ``paper.csv`` were written apart; where the latter is blank, the paper does not say."""
+    table = TABLES[number]
+    printed = paper_numbers(number)
+    printed = printed[~printed["method"].isin(PEERS)].fillna({"setting": ""})
+    own = {"dataset", "protocol", "backbone", "method", "setting", "clusters"}
+    if number in ("4.4", "8", "9"):
+        own -= {"backbone", "clusters"} if number == "4.4" else {"clusters"}
+    specs = [
+        {
+            "dataset": spec.dataset, "protocol": spec.protocol, "backbone": spec.backbone, "method": method,
+            "clusters": spec.clusters, "setting": spec.setting(matching),
+        }
+        for spec in table.lines()
+        for method in spec.methods
+        for matching in spec.matchings
+    ]  # fmt: skip
+    keys = [name for name in IDENTITY if name in own]
+    listed = {tuple(spec[name] for name in keys) for spec in specs}
+    found = set(printed[keys].itertuples(index=False, name=None))
+    beside = {"4.4": 1, "8": 2}.get(number, 0)  # max_iou; the references trained where they are evaluated
+    assert found <= listed
+    assert len(listed - found) == beside
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_rows_of_a_table_are_told_apart_by_its_row_columns(number):
+    assert not published(TABLES[number]).duplicated(list(TABLES[number].rows)).any()
+
+
+PAPER_VERDICTS = {
+    "1": ["holds"] * 4,
+    "2": ["holds"] * 3,
+    "3": ["holds", "does not hold", "holds", "holds"],  # Ours* 41.3, Ours 41.4 on Pascal Context
+    "4": ["holds", "holds"],
+    "5": ["holds", "holds"],
+    "6": ["holds", "holds"],
+    "7": ["holds", "holds"],
+    "8": ["holds", "holds"],
+    "4.4": ["holds"],
+    "9": ["holds", "holds"],
+}
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_what_the_findings_say_of_the_paper_s_own_numbers(number):
+    numbers = published(TABLES[number])
+    assert [finding.judge(numbers).outcome for finding in TABLES[number].findings] == PAPER_VERDICTS[number]
+
+
+def test_numbers_of_other_tables_that_a_table_repeats():
+    transfer = published(TABLES["8"]).set_index(["dataset", "setting"])["mean_iou"]
+    assert transfer["pascal_context", ""] == pytest.approx(0.388)
+    assert transfer["cityscapes_27", "trained_on=imagenet"] == pytest.approx(0.185)
+    assert VIT_SMALL in set(published(TABLES["9"])["backbone"])
+
+
+def test_a_profile_without_tables_is_refused():
+    with pytest.raises(InputError, match="'quick' runs no tables"):
+        open_tables("quick")
+
+
+def test_stand_ins_take_the_place_of_the_paper_s_names():
+    study = smoke()
+    (line,) = study.lines(TABLES["4"])
+    assert line.experiment.dataset == "synthetic_scenes"
+    assert line.experiment.backbone == "colour_patches"
+    assert line.experiment.clusters == 24  # the paper's 512 for 256
+    assert line.experiment.config.protocol == "sliding"
+    assert {line.experiment.clusters for line in study.lines(TABLES["5"])} == {6, 64}
+    assert {line.experiment.clusters for line in study.lines(TABLES["4.4"])} == {8}
+    small, base, large = study.lines(TABLES["1"])
+    assert small.experiment
+    assert base.experiment is large.experiment is None
+    assert "no stand-in for vit_base_patch16_384" in base.description
+
+
+def test_the_paper_profile_runs_the_paper_s_own(monkeypatch):
+    monkeypatch.setattr(table_study.TableStudy, "_absence", lambda self, name: "")
+    monkeypatch.setattr(table_study.TableStudy, "_unusable", lambda self, experiment: "")
+    study = open_tables("paper", progress=False)
+    lines = [line for table in TABLES.values() if table.number != "4.4" for line in study.lines(table)]
+    for line in lines:
+        assert line.experiment.dataset == line.spec.dataset
+        assert line.experiment.backbone == line.spec.backbone
+        assert line.experiment.clusters == line.spec.clusters
+        assert line.experiment.trained_on == line.spec.trained_on
+        assert line.experiment.config.crf == ("none" if line.spec.protocol == "sliding" else "colour")
+
+
+def test_what_is_not_here_is_said(monkeypatch, out):
+    monkeypatch.setattr(table_study.datasets, "is_obtainable", lambda name: False)
+
+    def refuse(name):
+        raise InputError("no network")
+
+    monkeypatch.setattr(table_study.datasets, "prepare", refuse)
+    study = smoke()
+    numbers = study.run(TABLES["6"], out)
+    assert numbers.empty
+    table = study.beside_paper(TABLES["6"], numbers)
+    assert set(table["here mIoU"]) == {NOT_RUN}
+    here = table.set_index(["dataset", "setting"])["here"]
+    assert here["pascal_context", "pixel_weight=0"] == "not run: synthetic_scenes is not here and could not be fetched"
+    assert here["pascal_context", "pixel_weight=0.7"] == "not run: not among the values of profile smoke"
+    assert set(study.verdicts(TABLES["6"], numbers)["here"]) == {NOT_RUN}
+    assert study.data_key([TABLES["6"]]) != smoke_key(monkeypatch)
+
+
+def smoke_key(monkeypatch):
+    monkeypatch.undo()
+    return smoke().data_key([TABLES["6"]])
+
+
+def test_a_plan_counts_shared_trainings_once():
+    plan = smoke().plan([TABLES["1"], TABLES["3"], TABLES["7"]])
+    assert plan["new trainings of psi"].tolist() == [2, 2, 2]  # CamVid's stand-in in 3; one more beta in 7
+    assert plan[NOT_RUN].tolist() == [2, 0, 0]
+
+
+def test_numbers_are_those_of_results_csv(out):
+    numbers = smoke().run(TABLES["7"], out)
+    assert len(numbers) == 2 * 2 * 2  # methods, values, seeds
+    rows = read_results(out / "results.csv").set_index(["experiment_id", "method", "matching"])
+    for row in numbers.itertuples():
+        stored = rows.loc[(row.experiment_id, row.method, "max_iou")]
+        assert (row.accuracy, row.mean_iou, row.seed) == (stored["accuracy"], stored["mean_iou"], stored["seed"])
+        assert row.setting == f"orthogonality_weight={stored['p_orthogonality_weight']:g}"
+        assert row.clusters == stored["clusters"]
+
+
+def test_running_again_computes_nothing(out, monkeypatch):
+    first = smoke().run(TABLES["7"], out)
+    monkeypatch.setattr(table_study.Workbench, "fitted", lambda *_: pytest.fail("computed again"))
+    pd.testing.assert_frame_equal(smoke().run(TABLES["7"], out), first)
+
+
+def test_paper_and_ours_stand_beside_each_other(out):
+    study, table = smoke(), TABLES["7"]
+    printed = study.beside_paper(table, study.run(table, out)).set_index(["method", "setting"])
+    assert printed.index.tolist() == [
+        (method, f"orthogonality_weight={value}") for method in ("Ours", "Ours*") for value in ("0.04", "0.08", "0.16")
+    ]
+    assert list(printed.columns) == ["paper mIoU", "here Acc", "here mIoU", "seeds", "here"]
+    assert printed["paper mIoU"].tolist() == ["38.8", "38.8", "39.0", "39.0", "39.6", "39.3"]
+    for method in ("Ours", "Ours*"):
+        assert "±" in printed.loc[(method, "orthogonality_weight=0.04"), "here mIoU"]
+        assert printed.loc[(method, "orthogonality_weight=0.16"), "here mIoU"] == NOT_RUN
+    assert "colour_patches; K = 12" in printed["here"].iloc[0]
+    assert not printed.isna().any(axis=None)
+    assert not (printed == "").any(axis=None)
+
+
+def test_values_that_only_we_have_are_not_in_the_paper(out):
+    study = smoke()
+    printed = study.beside_paper(TABLES["5"], study.run(TABLES["5"], out)).set_index("clusters")
+    assert printed.index.tolist() == ["6", "64", "128", "256", "512"]
+    assert printed.loc["6", "paper mIoU"] == NOT_IN_PAPER
+    assert printed.loc["64", "paper mIoU"] == "27.8"
+    assert printed.loc["64", "here mIoU"] != NOT_RUN
+
+
+def test_methods_of_others_say_so(out):
+    study = smoke()
+    printed = study.beside_paper(TABLES["1"], study.run(TABLES["1"], out)).set_index("method")
+    assert printed.loc["MaskCLIP", "here"] == "not run: a method of others"
+    assert printed.loc["MaskCLIP", "paper Acc"] == NOT_IN_PAPER
+
+
+def test_transfer_is_trained_on_one_and_scored_on_the_other(out):
+    study = smoke()
+    numbers = study.run(TABLES["8"], out)
+    assert len(numbers) == 2 * 2 * 2
+    rows = read_results(out / "results.csv").set_index("experiment_id")
+    images = {row.experiment_id: (row.dataset, row.setting) for row in numbers.itertuples()}
+    for experiment_id, (dataset, _) in images.items():
+        assert set(rows.loc[[experiment_id], "images"]) == {8 if dataset == "pascal_context" else 6}
+    assert numbers["experiment_id"].nunique() == 8
+    assert "trained on" in numbers[numbers["setting"] != ""]["here"].iloc[0]
+
+
+def test_section_4_4_has_all_three_matchings(out):
+    study = smoke()
+    numbers = study.run(TABLES["4.4"], out)
+    assert set(numbers["setting"]) == {"matching=hungarian", "matching=majority", "matching=max_iou"}
+    assert set(numbers["clusters"]) == {8}
+
+
+def test_changes_are_counted_from_a_value_that_both_sides_have(out):
+    study = smoke()
+    found = changes(TABLES["5"], study.run(TABLES["5"], out))
+    assert set(found["reference"]) == {64}
+    assert found[found["value"] == 64]["change"].abs().max() == 0
+    paper = found[found["source"] == "paper"].set_index("value")["change"]
+    assert paper[128] == pytest.approx(0.332 - 0.278)
+    assert found["value"].is_monotonic_increasing
+
+
+def test_captions_say_what_a_reader_must_know():
+    caption = smoke().caption(TABLES["6"])
+    for part in ("Table 6", "alpha", "2 seeds", "max_iou", "crop320", "synthetic_scenes", "profile smoke"):
+        assert part in caption
+    assert "Section 4.4" in smoke().caption(TABLES["4.4"])
+
+
+def test_sentences_give_both_verdicts(out):
+    study = smoke()
+    verdicts = study.verdicts(TABLES["7"], study.run(TABLES["7"], out))
+    text = verdict_lines(verdicts)
+    assert text.count("\n") == len(TABLES["7"].findings) - 1
+    assert text.count("in the paper **holds**") == len(TABLES["7"].findings)
+    assert r"Ours\* beats Ours" in text
