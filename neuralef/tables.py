@@ -231,6 +231,7 @@ TABLES = {
         ),
         Table(
             number="8",
+            notebook="23",
             title="zero-shot transfer: trained on another dataset than evaluated, Ours",
             specs=tuple(
                 Spec(dataset=name, trained_on=trained_on)
