@@ -536,7 +536,7 @@ class Study:
 
     def describe(self) -> str:
         """One line that says what the numbers are about; stands on top of every output."""
-        return _described(self.profile, f"dataset {self.dataset_name}{self.reason}")
+        return described(self.profile, f"dataset {self.dataset_name}{self.reason}")
 
     def data_key(self) -> str:
         """What changes with any photograph or label."""
@@ -573,7 +573,7 @@ class Studies:
     def describe(self) -> str:
         """One line as :meth:`Study.describe` gives it, with all datasets, and those not run."""
         names = ", ".join(f"{study.dataset_name}{study.reason}" for study in self.members)
-        line = _described(self.members[0].profile, f"{'datasets' if len(self.members) > 1 else 'dataset'} {names}")
+        line = described(self.members[0].profile, f"{'datasets' if len(self.members) > 1 else 'dataset'} {names}")
         return "; ".join([line, *(f"not run: {name} ({reason})" for name, reason in self.absent.items())])
 
     def data_key(self) -> str:
@@ -638,7 +638,8 @@ def _study_of(profile: Profile, name: str, reason: str = "", *, progress: bool) 
     return Study(profile, name, reason, bench)
 
 
-def _described(profile: Profile, data: str) -> str:
+def described(profile: Profile, data: str) -> str:
+    """What stands on top of every output: profile, ``data``, and the backbone with its caveat where it has one."""
     note = next((spec.note for spec in backbones.available() if spec.name == profile.backbone), "")
     used = f"profile {profile.name}: {data}; backbone {profile.backbone}"
     return f"{used} ({note})" if note else used

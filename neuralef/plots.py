@@ -234,6 +234,8 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
         values: Columns ``panel``, ``method`` (in the order to be drawn) and ``value`` (a fraction).
         ylabel: What the values are.
     """
+    if values.empty:
+        return _nothing_run()
     panels, methods = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["method"]))
     palette = dict(zip(methods, sns.color_palette("colorblind"), strict=False))
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False, layout="constrained")
@@ -252,6 +254,13 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
         axis.grid(axis="y", alpha=0.3)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes[0, 0].set_ylabel(ylabel)
+    return figure
+
+
+def _nothing_run() -> Figure:
+    figure, axis = plt.subplots(figsize=(3, 0.6), layout="constrained")
+    axis.text(0.5, 0.5, "not run", ha="center", va="center")
+    axis.set_axis_off()
     return figure
 
 
@@ -899,4 +908,37 @@ def scores_against_costs(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> F
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel(ylabel, fontsize=9)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    return figure
+
+
+def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
+    """How a score changes with a setting: every seed as a dot, their mean as a line, the paper's one run as diamonds.
+
+    Args:
+        values: Columns ``panel`` and ``value`` (in the order to be drawn), ``source`` (``paper`` or ``here``), ``seed``
+            and ``change`` (a fraction).
+        xlabel: What the values are of.
+        ylabel: What changes.
+    """
+    panels, places = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["value"]))
+    ours, papers = sns.color_palette("colorblind")[:2]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 3), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        for source, group in values[values["panel"] == panel].groupby("source"):
+            at = group["value"].map(places.index)
+            means = group["change"].groupby(at).mean()
+            style = {"color": ours} if source == "here" else {"color": papers, "linestyle": "--", "marker": "D"}
+            axis.plot(means.index, means, label=source, markersize=5, **style)
+            if source == "here":
+                axis.scatter(at, group["change"], color=ours, edgecolor="white", s=30, zorder=3)
+        axis.axhline(0, color="0.6", linewidth=0.8)
+        axis.set_title(panel, fontsize=9)
+        axis.set_xticks(range(len(places)), [str(place).rpartition("=")[2] for place in places], fontsize=8)
+        axis.set_xlabel(xlabel, fontsize=8)
+        axis.grid(axis="y", alpha=0.3)
+        axis.yaxis.set_major_formatter(lambda change, _: f"{100 * change:+.1f}")
+    axes[0, 0].set_ylabel(ylabel, fontsize=8)
+    axes[0, 0].legend(fontsize=8)
     return figure

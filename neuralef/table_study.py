@@ -17,7 +17,7 @@ import pandas as pd
 from neuralef import datasets
 from neuralef.config import PAPER_EIGENFUNCTIONS, Profile, TableSetup, load_profile
 from neuralef.errors import InputError
-from neuralef.experiments import Experiment, Workbench, open_workbench, run_experiment, training_settings
+from neuralef.experiments import Experiment, Workbench, described, open_workbench, run_experiment, training_settings
 from neuralef.findings import Setting
 from neuralef.methods import REGISTRY
 from neuralef.provenance import digest
@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 
 METRICS = {"accuracy": "Acc", "mean_iou": "mIoU"}
 NOT_RUN = "not run"
+VERDICT_RULE = (
+    "Differences between settings alike but for one thing, smallest and largest, over runs that share their seed. A "
+    "finding holds if the 95 % interval (Student's t over seeds) of every difference lies where it says, does not hold "
+    "if one lies wholly outside, and is within seed noise otherwise; the paper's single runs are taken as they are."
+)
 IDENTITY = list(Setting._fields)
 
 
@@ -231,13 +236,16 @@ class TableStudy:
             "differences between rows, not columns.",
             table.note,
         ]
-        return f"{' '.join(filter(None, parts))} {self.describe()}."
+        return f"{' '.join(filter(None, parts))} {self.describe(table)}."
 
-    def describe(self) -> str:
-        """One line that says what profile and photographs the tables are of."""
-        names = dict.fromkeys(part["name"] for part in self.setup.datasets.values())
-        used = ", ".join(names) or "those of the paper"
-        return f"profile {self.profile.name}: tables on {used}; seeds {', '.join(map(str, self.setup.seeds))}"
+    def describe(self, table: Table) -> str:
+        """One line that says what profile, photographs and backbone a table is of."""
+        roles = dict.fromkeys(role for spec in table.specs for role in self._roles(spec))
+        names = {role: self._dataset(role)["name"] for role in roles}
+        used = ", ".join(name if name == role else f"{name} for {role}" for role, name in names.items())
+        data = f"{'datasets' if len(names) > 1 else 'dataset'} {used}"
+        profile = replace(self.profile, backbone=self._backbone(table.specs[0].backbone) or NOT_RUN)
+        return f"{described(profile, data)}; seeds {', '.join(map(str, self.setup.seeds))}"
 
     def data_key(self, tables: Sequence[Table]) -> str:
         """Digest of all photographs and labels that some tables read; changes when one that was missing arrives."""
@@ -259,8 +267,13 @@ class TableStudy:
 
     def _sources(self, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
         """Name and options of the dataset evaluated here, and of the one trained on where that is another."""
-        source = self._dataset(self.setup.transfer.get(spec.dataset, spec.trained_on)) if spec.trained_on else {}
-        return self._dataset(spec.dataset), source
+        data, *source = map(self._dataset, self._roles(spec))
+        return data, source[0] if source else {}
+
+    def _roles(self, spec: Spec) -> tuple[str, ...]:
+        """The same in the paper's names."""
+        source = self.setup.transfer.get(spec.dataset, spec.trained_on) if spec.trained_on else ""
+        return (spec.dataset, source) if source else (spec.dataset,)
 
     def _dataset(self, role: str) -> dict[str, Any]:
         return {"name": role, "options": {}, "config": {}, **self.setup.datasets.get(role, {})}

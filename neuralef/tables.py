@@ -80,6 +80,7 @@ class Table:
         references: Other tables whose numbers stand in this one as well, where a set-up of this one gives them.
         findings: What it is said to show.
         note: What a reader must know besides.
+        notebook: Number of the notebook that runs it; empty where none does.
     """
 
     number: str
@@ -91,6 +92,7 @@ class Table:
     references: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     note: str = ""
+    notebook: str = ""
 
     def lines(self, values: tuple[Any, ...] | None = None) -> tuple[Spec, ...]:
         """Every set-up, at every value of what the table varies; default: at the paper's."""
@@ -169,6 +171,7 @@ TABLES = {
         ),
         Table(
             number="5",
+            notebook="20",
             title="the number of eigenfunctions K, Ours on Pascal Context",
             specs=(Spec(dataset="pascal_context"),),
             rows=("clusters",),
@@ -187,6 +190,7 @@ TABLES = {
         ),
         Table(
             number="6",
+            notebook="21",
             title="the weight alpha of the pixel graph, Ours on Pascal Context and Cityscapes",
             specs=(Spec(dataset="pascal_context"), Spec(dataset="cityscapes_27")),
             rows=("dataset", "setting"),
@@ -208,6 +212,7 @@ TABLES = {
         ),
         Table(
             number="7",
+            notebook="22",
             title="the weight beta of the orthogonality penalty, Pascal Context",
             specs=(Spec(dataset="pascal_context", methods=("ours", "ours_star")),),
             rows=("method", "setting"),
@@ -226,6 +231,7 @@ TABLES = {
         ),
         Table(
             number="8",
+            notebook="23",
             title="zero-shot transfer: trained on another dataset than evaluated, Ours",
             specs=tuple(
                 Spec(dataset=name, trained_on=trained_on)
@@ -249,6 +255,7 @@ TABLES = {
         ),
         Table(
             number="4.4",
+            notebook="24",
             title="matching with as many clusters as classes, Ours on Pascal Context",
             specs=(Spec(dataset="pascal_context", clusters="classes", matchings=("hungarian", "majority", "max_iou")),),
             rows=("setting",),

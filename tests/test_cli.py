@@ -105,6 +105,16 @@ def test_reproduce_passes_on_what_the_profile_sets_for_a_notebook(monkeypatch, c
     assert passed["30"][1] != alone
 
 
+def test_a_table_s_notebook_runs_again_when_what_the_table_reads_has_changed(monkeypatch, capsys, tmp_path):
+    keys = {}
+    monkeypatch.setattr(
+        "neuralef.notebooks.execute", lambda source, *_, data_key, **__: keys.update({source.name[:2]: data_key})
+    )
+    assert call(monkeypatch, capsys, "reproduce", "--profile", "smoke", "--out", tmp_path, "--notebook", "2*")[0] == 0
+    assert keys["20"] == keys["22"] == keys["24"]  # all three read the stand-in of Pascal Context
+    assert keys["21"] != keys["20"]  # Cityscapes' as well
+
+
 def test_segment_writes_a_map_of_the_photographs_size(monkeypatch, capsys, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     status, out, _ = call(

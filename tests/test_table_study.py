@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from neuralef import table_study
+from neuralef import notebooks, table_study
 from neuralef.errors import InputError
 from neuralef.reporting import NOT_IN_PAPER, paper_numbers
 from neuralef.results import read_results
@@ -244,3 +244,16 @@ def test_sentences_give_both_verdicts(out):
     assert text.count("\n") == len(TABLES["7"].findings) - 1
     assert text.count("in the paper **holds**") == len(TABLES["7"].findings)
     assert r"Ours\* beats Ours" in text
+
+
+def test_a_notebook_stands_beside_every_table_that_names_one():
+    numbers = {path.name[:2] for path in notebooks.sources()}
+    named = [table.notebook for table in TABLES.values() if table.notebook]
+    assert named
+    assert set(named) <= numbers
+    assert len(set(named)) == len(named)
+
+
+def test_the_paper_profile_describes_its_own():
+    line = open_tables("paper", progress=False).describe(TABLES["6"])
+    assert "profile paper: datasets pascal_context, cityscapes_27; backbone vit_small_patch16_384" in line
