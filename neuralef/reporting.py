@@ -239,12 +239,32 @@ def render_readme(text: str, blocks: Mapping[str, str]) -> str:
     return text
 
 
-def readme_blocks(folder: Path | None = None) -> dict[str, str]:
-    """The generated parts of the README, from ``results/reference/quick/``."""
-    folder = folder or reference_root("quick")
-    results = read_results(folder / "results.csv")
+def readme_blocks(quick: Path | None = None, standard: Path | None = None) -> dict[str, str]:
+    """The generated parts of the README, from the committed runs of ``quick`` and ``standard``, or those in folders."""
+    results = read_results((quick or reference_root("quick")) / "results.csv")
+    methods = read_results((standard or reference_root("standard")) / "results.csv")
     table = benchmark_table(results).to_markdown(index=False, disable_numparse=True)
-    return {"benchmark": f"{table}\n\n{benchmark_caption(results)}", "timing": timing_sentence(results)}
+    return {
+        "benchmark": f"{table}\n\n{benchmark_caption(results)}",
+        "timing": timing_sentence(results),
+        "methods": methods_table(methods),
+    }
+
+
+def methods_table(results: pd.DataFrame) -> str:
+    """Every method's mIoU under ``max_iou`` on each dataset, beside the seconds it trains, features apart; Markdown."""
+    chosen = results[results["matching"] == "max_iou"]
+    rows = []
+    for (dataset, method), of in chosen.groupby(["dataset", "method"], sort=False):
+        seconds = (of["train_s"] + of["cluster_s"]).mean()
+        row = {"dataset": dataset, "method": method_title(method), "seeds": of["seed"].nunique()}
+        rows.append({**row, "mIoU": mean_and_spread(of["mean_iou"]), "training, s": f"{seconds:.0f}"})
+    first = chosen.iloc[0]
+    return (
+        f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n"
+        f"backbone {first['backbone']}; K = {first['clusters']}; max_iou, percent, mean ± standard deviation over "
+        f"seeds; training on {first['device']}."
+    )
 
 
 def timing_sentence(results: pd.DataFrame) -> str:

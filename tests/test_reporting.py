@@ -329,3 +329,18 @@ def test_the_committed_tables_follow_from_the_committed_rows():
     table = reporting.benchmark_table(read_results(reference / "results.csv"))
     committed = pd.read_csv(reference / "tables" / "13_benchmark.csv", dtype=str, keep_default_na=False)
     pd.testing.assert_frame_equal(table.astype(str), committed)
+
+
+def test_methods_stand_with_their_scores_and_training_seconds():
+    results = read_results(reporting.reference_root("standard") / "results.csv")
+    text = reporting.methods_table(results)
+    chosen = results[(results["method"] == "ours_plus") & (results["matching"] == "max_iou")]
+    scores, seconds = 100 * chosen["mean_iou"], (chosen["train_s"] + chosen["cluster_s"]).mean()
+    (row,) = [line for line in text.splitlines() if "| Ours+ " in line]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        "stanford_background",
+        "Ours+",
+        str(len(chosen)),
+        f"{scores.mean():.1f} ± {scores.std(ddof=1):.1f}",
+        f"{seconds:.0f}",
+    ]
