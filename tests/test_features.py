@@ -187,7 +187,7 @@ def changed_count(backbone, dataset):
 
 
 def changed_backbone(backbone, dataset):
-    other = ColourBackbone(replace(SPEC, note="another"))
+    other = ColourBackbone(replace(SPEC, high_level="raw"))
     return other, dataset, CONFIG, "train"
 
 
@@ -204,7 +204,9 @@ def test_what_determines_the_features_determines_the_key(many, colour_backbone, 
 
 def test_what_does_not_determine_the_features_leaves_the_key(many, colour_backbone, tmp_path):
     config = Config(image_size=33, epochs=3, width=7, pixel_weight=0, kmeans_iterations=2)
-    assert store_of(many, colour_backbone, tmp_path, config).key == store_of(many, colour_backbone, tmp_path).key
+    base = store_of(many, colour_backbone, tmp_path).key
+    assert store_of(many, colour_backbone, tmp_path, config).key == base
+    assert store_of(many, ColourBackbone(replace(SPEC, note="another")), tmp_path).key == base
 
 
 @pytest.fixture
