@@ -187,7 +187,7 @@ def changed_count(backbone, dataset):
 
 
 def changed_backbone(backbone, dataset):
-    other = ColourBackbone(replace(SPEC, high_level="raw"))
+    other = ColourBackbone(replace(SPEC, high_level="layer_norm"))
     return other, dataset, CONFIG, "train"
 
 
