@@ -310,16 +310,20 @@ def fit_hidden_kmeans(
     store: FeatureStore, psi: Eigenfunctions, config: Config, *, num_clusters: int, seed: int, progress: bool = True
 ) -> HiddenKMeans:
     """ "Ours*": K-means on psi's hidden features, fitted on training data."""
+    points = sample_hidden(store, psi, config, seed, progress=progress)
+    centroids = fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations)
+    return HiddenKMeans(psi, centroids, config.precision)
 
-    points = sample_patches(
+
+def sample_hidden(store: FeatureStore, psi: Eigenfunctions, config: Config, seed: int, *, progress: bool) -> np.ndarray:
+    """psi's hidden features of at most ``kmeans_patches`` patches of a store, shape ``(N, width)``, float32."""
+    return _sample(
         store,
         config.kmeans_patches,
         seed,
         lambda rows: hidden_features(psi, store.levels(rows), config.precision),
         progress=progress,
     )
-    centroids = fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations)
-    return HiddenKMeans(psi, centroids, config.precision)
 
 
 def high_mean(store: FeatureStore) -> Tensor:
@@ -334,12 +338,10 @@ def _passes(images: np.ndarray) -> list[np.ndarray]:
 def _sample_prepared(
     store: FeatureStore, patches: int, seed: int, mean: Tensor | None, *, progress: bool
 ) -> np.ndarray:
-    return sample_patches(
-        store, patches, seed, lambda rows: prepare_features(store.high(rows), mean), progress=progress
-    )
+    return _sample(store, patches, seed, lambda rows: prepare_features(store.high(rows), mean), progress=progress)
 
 
-def sample_patches(store: FeatureStore, patches: int, seed: int, features_of, *, progress: bool) -> np.ndarray:
+def _sample(store: FeatureStore, patches: int, seed: int, features_of, *, progress: bool) -> np.ndarray:
     """Features of at most ``patches`` patches, evenly many from each image, shape ``(N, C)``, float32.
 
     Of more images than that, as many are taken at even distances, and a patch from each.

@@ -21,37 +21,20 @@ from neuralef.datasets.base import IGNORE_LABEL
 Matching = Literal["max_iou", "majority", "hungarian"]
 
 
-class Contingency:
-    """Counts of pixels by cluster and class, gathered image by image.
-
-    Attributes:
-        counts: Shape ``(K, C)``, int64.
-        images: Images added so far.
-    """
-
-    def __init__(self, num_clusters: int, num_classes: int):
-        self.counts = np.zeros((num_clusters, num_classes), dtype=np.int64)
-        self.images = 0
-
-    def add(self, clusters: np.ndarray, labels: np.ndarray) -> None:
-        """Count one image; pixels labelled ``IGNORE_LABEL`` are left out.
-
-        Args:
-            clusters: Cluster of every pixel, shape ``(H, W)``, in ``0 .. K - 1``.
-            labels: Class of every pixel, the same shape, in ``0 .. C - 1`` or ``IGNORE_LABEL``.
-
-        Raises:
-            ValueError: If the shapes differ or an id is out of range.
-        """
-        self.counts += image_counts(clusters, labels, *self.counts.shape)
-        self.images += 1
-
-
 def image_counts(clusters: np.ndarray, labels: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
-    """Pixels of one image by cluster and class; arguments and errors as for :meth:`Contingency.add`.
+    """Pixels of one image by cluster and class; pixels labelled ``IGNORE_LABEL`` are left out.
+
+    Args:
+        clusters: Cluster of every pixel, shape ``(H, W)``, in ``0 .. K - 1``.
+        labels: Class of every pixel, the same shape, in ``0 .. C - 1`` or ``IGNORE_LABEL``.
+        num_clusters: K.
+        num_classes: C.
 
     Returns:
         Shape ``(K, C)``, int64.
+
+    Raises:
+        ValueError: If the shapes differ or an id is out of range.
     """
     K, C = num_clusters, num_classes
     if clusters.shape != labels.shape:

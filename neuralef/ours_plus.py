@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralef.clustering import FittedHead, hidden_features, prepare_features, sample_patches
+from neuralef.backbones import Precision
+from neuralef.clustering import FittedHead, hidden_features, prepare_features, sample_hidden
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.features import FeatureStore
@@ -54,7 +55,7 @@ class PlusHead(FittedHead):
     psi: Eigenfunctions
     centroids: Centroids
     mean: Tensor
-    precision: str = "float32"
+    precision: Precision = "float32"
     views: int = VIEWS
     temperature: float | None = TEMPERATURE
     guide: Guide | None = field(default_factory=Guide)
@@ -101,13 +102,7 @@ def fit_plus(
     store: FeatureStore, psi: Eigenfunctions, config: Config, *, num_clusters: int, seed: int, progress: bool = True
 ) -> PlusHead:
     """K-means on centred hidden features of unit length, fitted on training features as they are stored."""
-    hidden = sample_patches(
-        store,
-        config.kmeans_patches,
-        seed,
-        lambda rows: hidden_features(psi, store.levels(rows), config.precision),
-        progress=progress,
-    )
+    hidden = sample_hidden(store, psi, config, seed, progress=progress)
     mean = torch.from_numpy(hidden.mean(axis=0))
     prepared = prepare_features(torch.from_numpy(hidden), mean).numpy()
     centroids = fit_kmeans(prepared, num_clusters, seed=seed, iterations=config.kmeans_iterations, restarts=RESTARTS)

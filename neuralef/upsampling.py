@@ -21,8 +21,11 @@ from torch import Tensor
 
 from neuralef.features import to_tensor
 
-FARTHEST = 1e-12
-"""Weight added to every patch in reach: where none is like the pixel, all count alike."""
+LEAST_WEIGHT = 1e-12
+"""Added to the weight of every patch in reach: where none is like the pixel, all count alike."""
+
+LEAST_LEAD = 1e-12
+"""Of the best cluster over the second: logits that are all equal are not divided by 0."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def guided_map(logits: Tensor, image: np.ndarray, guide: Guide) -> np.ndarray:
         Shape ``(H, W)``, uint16.
     """
     best = logits.flatten(0, 1).topk(min(2, logits.shape[-1]), dim=1).values
-    lead = (best[:, 0] - best[:, -1]).median().clamp_min(FARTHEST)
+    lead = (best[:, 0] - best[:, -1]).median().clamp_min(LEAST_LEAD)
     probabilities = (guide.sharpness * logits / lead).softmax(dim=-1)
     present = logits.flatten(0, 1).argmax(dim=1).unique()
     pixels = to_tensor(image[None])
@@ -96,7 +99,7 @@ def _likeliest(probabilities, colours, pixels, nearness, likeness, reach, chosen
                     difference = np.float32(0)
                     for c in range(3):
                         difference += (pixels[y, x, c] - colours[u, v, c]) ** 2
-                    weight = np.exp(-nearness * distance - likeness * difference) + np.float32(FARTHEST)
+                    weight = np.exp(-nearness * distance - likeness * difference) + np.float32(LEAST_WEIGHT)
                     for k in range(K):
                         means[k] += weight * probabilities[u, v, k]
             chosen[y, x] = np.argmax(means)

@@ -40,12 +40,12 @@ def test_hidden_kmeans_clusters_what_feeds_the_head(store):
 
 
 def test_kmeans_patches_limits_the_sample_evenly(store):
-    points = clustering.sample_patches(store, 200, 0, store.high, progress=False)
+    points = clustering._sample(store, 200, 0, store.high, progress=False)
     assert points.shape == (200 // len(store) * len(store), store.channels[-1])
 
 
 def test_of_more_images_than_patches_some_give_one_each(store):
-    points = clustering.sample_patches(store, 2, 0, store.high, progress=False)
+    points = clustering._sample(store, 2, 0, store.high, progress=False)
     halves = [store.high(slice(start, start + 1)).flatten(0, 2) for start in (0, 3)]
     assert len(points) == 2
     for point, patches in zip(points, halves, strict=True):

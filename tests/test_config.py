@@ -301,22 +301,15 @@ def test_the_tables_of_a_profile_are_read_with_their_types():
     assert load_profile("paper").tables.datasets["ade20k"]["config"]["epochs"] == 20
 
 
-def test_an_unknown_entry_of_a_profile_s_tables_is_named(tmp_path, monkeypatch):
-    text = (config_module.PROFILES / "smoke.yaml").read_text().replace("  transfer:", "  transfers:")
-    (tmp_path / "typo.yaml").write_text(text)
-    monkeypatch.setattr(config_module, "PROFILES", tmp_path)
-    with pytest.raises(InputError, match="'transfers'"):
-        load_profile("typo")
-
-
 def test_an_unknown_profile_is_named_with_the_known_ones():
     with pytest.raises(InputError, match=r"unknown profile 'leisurely'; there are .*quick.*smoke"):
         load_profile("leisurely")
 
 
-def test_a_profile_with_an_unknown_field_is_refused(tmp_path, monkeypatch):
-    text = (config_module.PROFILES / "smoke.yaml").read_text().replace("  epochs:", "  epoch:")
+@pytest.mark.parametrize(("known", "typo"), [("epochs", "epoch"), ("transfer", "transfers")])
+def test_a_profile_with_an_unknown_entry_is_refused(tmp_path, monkeypatch, known, typo):
+    text = (config_module.PROFILES / "smoke.yaml").read_text().replace(f"  {known}:", f"  {typo}:")
     (tmp_path / "typo.yaml").write_text(text)
     monkeypatch.setattr(config_module, "PROFILES", tmp_path)
-    with pytest.raises(InputError, match="'epoch'"):
+    with pytest.raises(InputError, match=f"'{typo}'"):
         load_profile("typo")

@@ -9,7 +9,6 @@ from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
 from neuralef.evaluation import (
-    Contingency,
     image_counts,
     match_hungarian,
     match_majority,
@@ -21,29 +20,15 @@ from neuralef.evaluation import (
 tables = arrays(np.int64, (4, 3), elements=st.integers(0, 50)).filter(lambda counts: counts.sum() > 0)
 
 
-def test_contingency_counts_by_hand_and_leaves_ignored_pixels_out():
-    table = Contingency(3, 2)
-    table.add(np.array([[0, 0, 1], [2, 2, 2]], np.uint16), np.array([[0, 1, 1], [255, 1, 1]], np.uint8))
-    table.add(np.array([[0]], np.uint16), np.array([[0]], np.uint8))
-    assert table.counts.tolist() == [[2, 1], [0, 1], [0, 2]]
-    assert table.images == 2
-
-
-def test_contingency_does_not_depend_on_the_order_of_images():
-    generator = np.random.default_rng(0)
-    images = [(generator.integers(0, 5, (6, 7)), generator.integers(0, 3, (6, 7))) for _ in range(4)]
-    forward, backward = Contingency(5, 3), Contingency(5, 3)
-    for clusters, labels in images:
-        forward.add(clusters, labels)
-    for clusters, labels in reversed(images):
-        backward.add(clusters, labels)
-    assert (forward.counts == backward.counts).all()
+def test_pixels_are_counted_by_hand_and_ignored_ones_left_out():
+    clusters, labels = np.array([[0, 0, 1], [2, 2, 2]], np.uint16), np.array([[0, 1, 1], [255, 1, 1]], np.uint8)
+    assert image_counts(clusters, labels, 3, 2).tolist() == [[1, 1], [0, 1], [0, 2]]
 
 
 @pytest.mark.parametrize(("clusters", "labels"), [([[5]], [[0]]), ([[0]], [[3]])])
 def test_ids_out_of_range_are_refused(clusters, labels):
     with pytest.raises(ValueError, match="must be below"):
-        Contingency(5, 3).add(np.array(clusters), np.array(labels))
+        image_counts(np.array(clusters), np.array(labels), 5, 3)
 
 
 def test_majority_and_max_iou_differ_where_a_rare_class_is_swallowed():
@@ -83,9 +68,7 @@ def test_scores_do_not_depend_on_cluster_names(counts, order):
 def test_scores_agree_with_torchmetrics(rule):
     generator = np.random.default_rng(1)
     clusters, labels = generator.integers(0, 9, (40, 50)), generator.integers(0, 4, (40, 50))
-    table = Contingency(9, 4)
-    table.add(clusters, labels)
-    found = score(table.counts, rule)
+    found = score(image_counts(clusters, labels, 9, 4), rule)
     predicted, truth = torch.from_numpy(found.mapping[clusters]), torch.from_numpy(labels)
     assert found.accuracy == pytest.approx(multiclass_accuracy(predicted, truth, 4, average="micro").item())
     assert found.mean_iou == pytest.approx(multiclass_jaccard_index(predicted, truth, 4).item(), abs=1e-6)
@@ -111,16 +94,6 @@ def test_unused_clusters_are_not_counted_as_used():
 def test_no_labelled_pixel_is_an_error():
     with pytest.raises(ValueError, match="ignore label"):
         score(np.zeros((3, 2), np.int64), "max_iou")
-
-
-def test_counts_of_single_images_add_up_to_the_table():
-    generator = np.random.default_rng(2)
-    table, single = Contingency(4, 3), []
-    for _ in range(3):
-        clusters, labels = generator.integers(0, 4, (5, 6)), generator.choice([0, 1, 2, 255], (5, 6))
-        table.add(clusters, labels)
-        single.append(image_counts(clusters, labels, 4, 3))
-    np.testing.assert_array_equal(sum(single), table.counts)
 
 
 def test_clusters_that_are_classes_need_no_matching():
