@@ -65,7 +65,7 @@ def nearest_neighbors(features: Tensor, neighbors: int, *, block: tuple[int, int
     if not unit.isfinite().all():
         raise InputError("features are not all finite; delete the feature cache and compute them again")
     transposed = unit.T.contiguous()
-    capacity = 2 * neighbors + loops.SCANNED_TOGETHER
+    capacity = 2 * neighbors  # about as many pass the first thresholds
     values = np.empty((N, capacity), dtype=np.float32)
     indices = np.empty((N, capacity), dtype=np.int32)
     lengths = np.zeros(N, dtype=np.int64)

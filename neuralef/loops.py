@@ -7,13 +7,27 @@ there are.
 """
 
 import numpy as np
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
 
-SCANNED_TOGETHER = 16
-"""Similarities compared in one go; where none of them is near, none is looked at again."""
+COMPARED_TOGETHER = 16
+"""Similarities compared in one go, a bit for each: some vector instructions, where a branch for every similarity,
+mispredicted wherever one is near, takes several times as long."""
 
-COLUMNS_PER_TASK = 16
-"""Columns of a block turned into lines together: one cache line of each of its rows."""
+COLUMNS_PER_TASK = 64
+"""Columns of a block whose patches one task serves."""
+
+
+@intrinsic
+def _lowest_set_bit(typing_context, bits):
+    """Position of the lowest set bit of a uint32 that is not 0: one instruction, which numba has no name for."""
+
+    def generate(context, builder, signature, arguments):
+        position = builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+        return builder.zext(position, ir.IntType(64))
+
+    return types.int64(types.uint32), generate
 
 
 @njit(cache=True)
@@ -42,33 +56,19 @@ def keep_largest(values, indices, length, kept):
 
 
 @njit(cache=True)
-def _offer(line, first, own, values, indices, length, threshold, neighbors):
-    """Add the entries of ``line`` above the threshold to the candidates of one patch; see :func:`offer_block`.
-
-    Entry c belongs to patch ``first + c``; ``own`` is the patch itself. A list about to overflow is cut back to its
-    ``neighbors`` largest, which raises the threshold.
-    """
-    for start in range(0, len(line), SCANNED_TOGETHER):
-        stop = min(start + SCANNED_TOGETHER, len(line))
-        above = 0
-        for c in range(start, stop):
-            above += line[c] > threshold
-        if above == 0:
-            continue
-        if length + SCANNED_TOGETHER > len(values):
-            keep_largest(values, indices, length, neighbors)
-            length = neighbors
-            threshold = values[:neighbors].min()
-        for c in range(start, stop):  # every entry is written, but only a near one is kept: no branch to mispredict
-            values[length] = line[c]
-            indices[length] = first + c
-            length += (line[c] > threshold) & (first + c != own)
-    return length, threshold
+def _near(similarities, thresholds):
+    """A bit for each of at most 32 similarities: whether it exceeds its threshold."""
+    near = np.uint32(0)
+    for c in range(len(similarities)):
+        near |= np.uint32(similarities[c] > thresholds[c]) << np.uint32(c)
+    return near
 
 
 @njit(parallel=True, cache=True)
 def offer_block(block, row, column, values, indices, lengths, thresholds, neighbors):
     """Offer a block of the symmetric similarity matrix to the candidate lists of the patches of its rows.
+
+    A list about to overflow is cut back to its ``neighbors`` largest, which raises the threshold.
 
     Args:
         block: Similarities of patches ``row ..`` with patches ``column ..``, float32 ``(R, C)``.
@@ -78,13 +78,25 @@ def offer_block(block, row, column, values, indices, lengths, thresholds, neighb
         indices: Which patches they are, int32 ``(N, capacity)``.
         lengths: Candidates so far, int64 ``(N,)``.
         thresholds: What a new candidate must exceed, float32 ``(N,)``.
-        neighbors: How many are wanted in the end, at most ``capacity - SCANNED_TOGETHER``.
+        neighbors: How many are wanted in the end, below ``capacity``.
     """
     for r in prange(block.shape[0]):
         u = row + r
-        lengths[u], thresholds[u] = _offer(
-            block[r], column, u, values[u], indices[u], lengths[u], thresholds[u], neighbors
-        )
+        line, found, candidates, length = block[r], values[u], indices[u], lengths[u]
+        threshold = np.full(COMPARED_TOGETHER, thresholds[u], dtype=np.float32)
+        for start in range(0, len(line), COMPARED_TOGETHER):
+            near = _near(line[start : start + COMPARED_TOGETHER], threshold)
+            while near != 0:
+                c = start + _lowest_set_bit(near)
+                near &= near - np.uint32(1)
+                if length == len(found):
+                    keep_largest(found, candidates, length, neighbors)
+                    length = neighbors
+                    threshold[:] = found[:neighbors].min()
+                found[length] = line[c]
+                candidates[length] = column + c
+                length += column + c != u
+        lengths[u], thresholds[u] = length, threshold[0]
 
 
 @njit(parallel=True, cache=True)
@@ -92,17 +104,23 @@ def offer_block_transposed(block, row, column, values, indices, lengths, thresho
     """:func:`offer_block` to the patches of its columns; the block must not touch the diagonal."""
     R, C = block.shape
     for task in prange((C + COLUMNS_PER_TASK - 1) // COLUMNS_PER_TASK):
-        first = task * COLUMNS_PER_TASK
-        width = min(COLUMNS_PER_TASK, C - first)
-        lines = np.empty((COLUMNS_PER_TASK, R), dtype=np.float32)
+        first, last = task * COLUMNS_PER_TASK, min((task + 1) * COLUMNS_PER_TASK, C)
         for r in range(R):
-            for c in range(width):
-                lines[c, r] = block[r, first + c]
-        for c in range(width):
-            v = column + first + c
-            lengths[v], thresholds[v] = _offer(
-                lines[c], row, v, values[v], indices[v], lengths[v], thresholds[v], neighbors
-            )
+            for start in range(first, last, COMPARED_TOGETHER):
+                stop = min(start + COMPARED_TOGETHER, last)
+                near = _near(block[r, start:stop], thresholds[column + start : column + stop])
+                while near != 0:
+                    c = start + _lowest_set_bit(near)
+                    near &= near - np.uint32(1)
+                    v = column + c
+                    length = lengths[v]
+                    if length == values.shape[1]:
+                        keep_largest(values[v], indices[v], length, neighbors)
+                        length = neighbors
+                        thresholds[v] = values[v, :neighbors].min()
+                    values[v, length] = block[r, c]
+                    indices[v, length] = row + r
+                    lengths[v] = length + 1
 
 
 @njit(parallel=True, cache=True)

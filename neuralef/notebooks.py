@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from hashlib import sha256
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +119,22 @@ def execute(
         log.error("%s failed; see %s", notebook.name, failed)
         raise
     unfinished.replace(executed)
-    page, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
-    write_text(executed.with_suffix(".html"), page)
+    write_text(executed.with_suffix(".html"), _page(nbformat.read(executed, as_version=4)))
     number = notebook.name[:2]
     written = {name for name in _outputs(out) if name not in before or Path(name).name.startswith(number)}
     write_json(stamp, {"digest": digest, "outputs": sorted(written)})
     return True
+
+
+def _page(notebook: nbformat.NotebookNode) -> str:
+    """HTML of an executed notebook, its figures with their alternative text, which nbconvert's templates leave out."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        png, shown = output.get("data", {}).get("image/png"), output.get("metadata", {}).get("image/png", {})
+        if png and "alt" in shown:
+            width = f'width="{shown["width"]}" ' if "width" in shown else ""
+            output.data = {"text/html": f'<img alt="{escape(shown["alt"])}" {width}src="data:image/png;base64,{png}">'}
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    return page
 
 
 def _outputs(out: Path) -> set[str]:

@@ -239,10 +239,10 @@ def render_readme(text: str, blocks: Mapping[str, str]) -> str:
     return text
 
 
-def readme_blocks(quick: Path | None = None, standard: Path | None = None) -> dict[str, str]:
-    """The generated parts of the README, from the committed runs of ``quick`` and ``standard``, or those in folders."""
+def readme_blocks(quick: Path | None = None, studies: Path | None = None) -> dict[str, str]:
+    """The generated parts of the README, from the committed runs of ``quick`` and ``studies``, or those in folders."""
     results = read_results((quick or reference_root("quick")) / "results.csv")
-    methods = read_results((standard or reference_root("standard")) / "results.csv")
+    methods = read_results((studies or reference_root("studies")) / "results.csv")
     table = benchmark_table(results).to_markdown(index=False, disable_numparse=True)
     return {
         "benchmark": f"{table}\n\n{benchmark_caption(results)}",

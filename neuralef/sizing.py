@@ -45,7 +45,6 @@ from neuralef.eigenfunctions import HEAD_CHANNELS, Eigenfunctions, l2_batch_norm
 from neuralef.errors import InputError
 from neuralef.graph import BLOCK
 from neuralef.kmeans import LLOYD_PATCHES
-from neuralef.loops import SCANNED_TOGETHER
 from neuralef.measuring import measure
 from neuralef.objective import neural_eigenfunction_objective
 from neuralef.protocols import PAPER_SLIDING
@@ -197,10 +196,10 @@ def sparse_kernel_cost(B: int, channels: int, neighbors: int) -> Cost:
     """The kernel of Eq. 4 by :func:`neuralef.graph.kernel`.
 
     Every pair is multiplied once. Memory is the larger of two moments: the search, with a candidate list of
-    ``2 k + 16`` pairs (8 bytes) a patch beside features and their transpose; and the sum of Eq. 2, with neighbours (8 k
+    2 k pairs (8 bytes) a patch beside features and their transpose; and the sum of Eq. 2, with neighbours (8 k
     bytes), halved cosines (4 k), two transposes (8 k each) and the at most 2 k entries of the affinity (16 k).
     """
-    search = B * (8 * (2 * neighbors + SCANNED_TOGETHER) + 2 * SINGLE * channels)
+    search = B * (16 * neighbors + 2 * SINGLE * channels)
     return Cost(B**2 * channels, SINGLE * B**2 * channels / BLOCK[0], max(search, 44 * B * neighbors))
 
 

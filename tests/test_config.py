@@ -194,9 +194,14 @@ def test_there_are_profiles():
 def test_quick_leaves_out_the_notebooks_that_train_again_and_again():
     chosen = [path.name[:2] for path in notebooks.sources(*load_profile("quick").notebooks)]
     assert chosen == ["01", "10", "11", "12", "13", "14", "90"]
+
+
+def test_standard_and_studies_run_every_notebook_between_them():
     everything = notebooks.sources()
-    for name in ("smoke", "standard"):
-        assert notebooks.sources(*load_profile(name).notebooks) == everything
+    assert notebooks.sources(*load_profile("smoke").notebooks) == everything
+    parts = [notebooks.sources(*load_profile(name).notebooks) for name in ("standard", "studies")]
+    assert sorted(set().union(*parts)) == everything
+    assert [path.name[:2] for path in set(parts[0]) & set(parts[1])] == ["90"]
 
 
 @pytest.mark.parametrize("name", profiles())
@@ -214,20 +219,36 @@ def test_an_unquoted_or_unknown_number_of_a_notebook_is_named():
             notebooks.check_numbers({"30": {}, number: {}})
 
 
-def test_only_standard_asks_for_further_datasets():
+def test_only_studies_asks_for_further_datasets():
     further = {
         name
         for name in profiles()
         for values in load_profile(name).notebook_parameters.values()
         if "datasets" in values
     }
-    assert further == {"standard"}
+    assert further == {"studies"}
 
 
 def test_standard_is_quick_with_more_seeds():
     quick, standard = load_profile("quick"), load_profile("standard")
     assert standard.config == quick.config
-    assert standard.seeds == (0, 1, 2, 3, 4)
+    assert standard.seeds == standard.tables.seeds == (0, 1, 2)
+
+
+def test_studies_train_the_recipe_of_the_paper_on_fewer_patches_and_the_audit_that_of_quick():
+    paper, quick, studies = (load_profile(name) for name in ("paper", "quick", "studies"))
+    for field in (
+        "pixel_weight",
+        "depth",
+        "mlp_ratio",
+        "standardise_inputs",
+        "epochs",
+        "batch_images",
+        "learning_rate",
+    ):
+        assert getattr(studies.config, field) == getattr(paper.config, field), field
+    assert studies.config.updated(studies.notebook_parameters["30"]["changes"]) == quick.config
+    assert studies.seeds == (0, 1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("name", profiles())

@@ -332,7 +332,7 @@ def test_the_committed_tables_follow_from_the_committed_rows():
 
 
 def test_methods_stand_with_their_scores_and_training_seconds():
-    results = read_results(reporting.reference_root("standard") / "results.csv")
+    results = read_results(reporting.reference_root("studies") / "results.csv")
     text = reporting.methods_table(results)
     chosen = results[(results["method"] == "ours_plus") & (results["matching"] == "max_iou")]
     scores, seconds = 100 * chosen["mean_iou"], (chosen["train_s"] + chosen["cluster_s"]).mean()

@@ -1,6 +1,7 @@
 """Every notebook: its form, and a whole run at the smoke profile."""
 
 import json
+from html import escape
 
 import nbformat
 import papermill
@@ -91,6 +92,13 @@ def test_every_table_and_figure_names_the_data_it_shows(results):
     captions = [path.read_text() for path in (results / "figures").glob("*.txt")]
     assert captions
     assert all("synthetic_scenes" in caption for caption in captions), description
+
+
+def test_pages_describe_their_figures(results):
+    """Runs after the notebooks above; nbconvert writes ``No description`` where an image has no alternative text."""
+    for figure in (results / "figures").glob("*.png"):
+        (page,) = (results / "notebooks").glob(f"{figure.name[:2]}_*.html")
+        assert escape(figure.with_suffix(".txt").read_text().strip()) in page.read_text(), figure.name
 
 
 def test_report_is_one_page_with_every_figure(results):
