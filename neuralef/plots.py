@@ -15,6 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from PIL import Image
@@ -291,6 +292,102 @@ def paired_runs(values: pd.DataFrame, intervals: pd.DataFrame, *, ylabel: str) -
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes[0, 0].set_ylabel(ylabel)
     return figure
+
+
+def noise_bands(
+    values: pd.DataFrame, bands: pd.DataFrame, *, ylabel: str, columns: int = 3, width: float = 3.4
+) -> Figure:
+    """What each value changes: seeds as thin lines, their mean as a thick one, and the band that noise would keep to.
+
+    The mean line is coloured where it leaves the band.
+
+    Args:
+        values: Columns ``panel`` and ``value`` (in the order to be drawn), ``seed`` and ``change`` (a fraction).
+        bands: By panel: ``low`` and ``high``, ends of the band (fractions; NaN for none), and ``exceeds``.
+        ylabel: What changes.
+        columns: Panels in a row.
+        width: Of a panel, in inches.
+    """
+    if values.empty:
+        return _nothing_run()
+    panels = list(dict.fromkeys(values["panel"]))
+    rows, columns = -(-len(panels) // columns), min(columns, len(panels))
+    turned = {"rotation": 30, "ha": "right"} if values["value"].str.len().max() > 5 else {}
+    size = (width * columns, (3.5 if turned else 2.7) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        wide = values[values["panel"] == panel].pivot(index="seed", columns="value", values="change")
+        wide = wide[list(dict.fromkeys(values.loc[values["panel"] == panel, "value"]))]
+        band = bands.loc[panel]
+        colour = _noise_colours()[bool(band["exceeds"])]
+        if band["low"] <= band["high"]:
+            axis.axhspan(band["low"], band["high"], color="0.88", linewidth=0, zorder=0)
+        axis.plot(range(wide.shape[1]), wide.T, color="0.6", linewidth=0.8, marker=".", markersize=5, zorder=1)
+        axis.plot(range(wide.shape[1]), wide.mean(), color=colour, linewidth=2.2, marker="o", markersize=6, zorder=3)
+        axis.set_title(panel, fontsize=9)
+        axis.set_xticks(range(wide.shape[1]), wide.columns, fontsize=8, **turned)
+        axis.set_xlim(-0.3, wide.shape[1] - 0.7)
+        axis.tick_params(axis="y", labelsize=8)
+        axis.yaxis.set_major_formatter(lambda change, _: f"{100 * change:+.1f}")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(ylabel, fontsize=8)
+    within, beyond = _noise_colours()
+    handles = [
+        Patch(color="0.88", label="what seeds alone reach"),
+        Line2D([], [], color="0.6", linewidth=0.8, marker=".", label="a seed"),
+        Line2D([], [], color=within, linewidth=2.2, marker="o", label="mean, within seed noise"),
+        Line2D([], [], color=beyond, linewidth=2.2, marker="o", label="mean, exceeds it"),
+    ]
+    across = min(len(handles), max(1, int(size[0] / 1.6)))
+    figure.legend(handles=handles, loc="outside upper center", ncols=across, fontsize=8, frameon=False)
+    return figure
+
+
+def noise_widths(values: pd.DataFrame, *, xlabel: str) -> Figure:
+    """How far values lie apart, one line for each ablation, beside how far seeds alone move them.
+
+    Args:
+        values: Columns ``label``, ``here`` (range of the means over seeds), ``noise`` (what seeds alone reach, NaN
+            where not known), ``paper`` (range of its single runs, NaN where it has none), ``exceeds``; fractions.
+        xlabel: What is ranged.
+    """
+    if values.empty:
+        return _nothing_run()
+    places, points = np.arange(len(values)), 100 * values[["here", "noise", "paper"]]
+    figure, axis = plt.subplots(figsize=(7, 0.42 * len(values) + 1.2), layout="constrained")
+    axis.barh(places, points["noise"], height=0.62, color="0.88", label="what seeds alone reach", zorder=1)
+    for exceeds, (colour, label) in enumerate(zip(_noise_colours(), ("within seed noise", "exceeds it"), strict=True)):
+        chosen = (values["exceeds"] == bool(exceeds)).to_numpy()
+        axis.hlines(places[chosen], 0, points["here"][chosen], color=colour, linewidth=2, zorder=2)
+        axis.scatter(points["here"][chosen], places[chosen], color=colour, s=46, zorder=3, label=f"here, {label}")
+    axis.scatter(
+        points["paper"],
+        places,
+        marker="D",
+        s=34,
+        facecolor="none",
+        edgecolor="0.25",
+        label="paper, single runs",
+        zorder=3,
+    )
+    axis.set_yticks(places, values["label"], fontsize=8)
+    axis.set_ylim(len(values) - 0.4, -0.6)
+    axis.set_xlim(left=0)
+    axis.set_xlabel(xlabel, fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def _noise_colours() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of what stays within noise, and of what exceeds it."""
+    palette = sns.color_palette("colorblind")
+    return palette[0], palette[3]
 
 
 def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:

@@ -227,9 +227,8 @@ class TableStudy:
         spec, config = table.specs[0], self.profile.config
         crf = "none" if spec.protocol == "sliding" else config.crf
         rule = f"matching {spec.matchings[0]}" if len(spec.matchings) == 1 else "matching as named in each row"
-        name = f"Section {table.number}" if "." in table.number else f"Table {table.number}"
         parts = [
-            f"{name} of the paper: {table.title}.",
+            f"{table.name} of the paper: {table.title}.",
             f"Percent; here mean ± standard deviation over {len(self.setup.seeds)} seeds, the paper prints one run.",
             f"{rule[0].upper()}{rule[1:]}; protocol {spec.protocol}, CRF here: {crf}. {IOU_RULE}",
             "Paper columns are of the paper's own photographs and backbones, `here` says what ours are of: compare "
@@ -238,13 +237,13 @@ class TableStudy:
         ]
         return f"{' '.join(filter(None, parts))} {self.describe(table)}."
 
-    def describe(self, table: Table) -> str:
-        """One line that says what profile, photographs and backbone a table is of."""
-        roles = dict.fromkeys(role for spec in table.specs for role in self._roles(spec))
+    def describe(self, *tables: Table) -> str:
+        """One line that says what profile, photographs and backbone some tables are of."""
+        roles = dict.fromkeys(role for table in tables for spec in table.specs for role in self._roles(spec))
         names = {role: self._dataset(role)["name"] for role in roles}
         used = ", ".join(name if name == role else f"{name} for {role}" for role, name in names.items())
         data = f"{'datasets' if len(names) > 1 else 'dataset'} {used}"
-        profile = replace(self.profile, backbone=self._backbone(table.specs[0].backbone) or NOT_RUN)
+        profile = replace(self.profile, backbone=self._backbone(tables[0].specs[0].backbone) or NOT_RUN)
         return f"{described(profile, data)}; seeds {', '.join(map(str, self.setup.seeds))}"
 
     def data_key(self, tables: Sequence[Table]) -> str:

@@ -94,6 +94,11 @@ class Table:
     note: str = ""
     notebook: str = ""
 
+    @property
+    def name(self) -> str:
+        """As sentences call it: ``Table 5``, ``Section 4.4``."""
+        return f"{'Section' if '.' in self.number else 'Table'} {self.number}"
+
     def lines(self, values: tuple[Any, ...] | None = None) -> tuple[Spec, ...]:
         """Every set-up, at every value of what the table varies; default: at the paper's."""
         if not self.varies:
@@ -291,3 +296,12 @@ TABLES = {
     )
 }
 """The tables by number, in the paper's order."""
+
+READERS = {"34": ("5", "6", "7")}
+"""Notebooks that read tables which others run, by number."""
+
+
+def read_by(notebook: str) -> list[Table]:
+    """The tables whose numbers a notebook reads; none for most notebooks."""
+    others = READERS.get(notebook, ())
+    return [table for table in TABLES.values() if table.notebook == notebook or table.number in others]

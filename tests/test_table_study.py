@@ -6,7 +6,7 @@ from neuralef.errors import InputError
 from neuralef.reporting import NOT_IN_PAPER, paper_numbers
 from neuralef.results import read_results
 from neuralef.table_study import NOT_RUN, changes, open_tables, published, verdict_lines
-from neuralef.tables import PEERS, TABLES, VIT_SMALL
+from neuralef.tables import PEERS, READERS, TABLES, VIT_SMALL, read_by
 
 IDENTITY = ["dataset", "protocol", "backbone", "method", "clusters", "setting"]
 
@@ -230,6 +230,12 @@ def test_changes_are_counted_from_a_value_that_both_sides_have(out):
     assert found["value"].is_monotonic_increasing
 
 
+def test_several_tables_are_described_at_once():
+    described = smoke().describe(TABLES["5"], TABLES["6"])
+    assert described == smoke().describe(TABLES["6"])
+    assert described != smoke().describe(TABLES["5"])
+
+
 def test_captions_say_what_a_reader_must_know():
     caption = smoke().caption(TABLES["6"])
     for part in ("Table 6", "alpha", "2 seeds", "max_iou", "crop320", "synthetic_scenes", "profile smoke"):
@@ -252,6 +258,13 @@ def test_a_notebook_stands_beside_every_table_that_names_one():
     assert named
     assert set(named) <= numbers
     assert len(set(named)) == len(named)
+    assert set(READERS) <= numbers
+
+
+def test_what_a_notebook_reads():
+    assert [table.number for table in read_by("21")] == ["6"]
+    assert [table.number for table in read_by("34")] == ["5", "6", "7"]
+    assert read_by("10") == []
 
 
 def test_the_paper_profile_describes_its_own():
