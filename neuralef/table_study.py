@@ -18,7 +18,8 @@ from neuralef import datasets
 from neuralef.config import PAPER_EIGENFUNCTIONS, Profile, TableSetup, load_profile
 from neuralef.errors import InputError
 from neuralef.experiments import Experiment, Workbench, described, open_workbench, run_experiment, training_settings
-from neuralef.findings import Setting
+from neuralef.findings import VERDICT_COLUMNS, Setting
+from neuralef.findings import VERDICT_RULE as VERDICT_RULE  # notebooks write it under a table's findings
 from neuralef.methods import REGISTRY
 from neuralef.provenance import digest
 from neuralef.reporting import IOU_RULE, NOT_IN_PAPER, mean_and_spread, method_title, paper_numbers
@@ -29,11 +30,6 @@ log = logging.getLogger(__name__)
 
 METRICS = {"accuracy": "Acc", "mean_iou": "mIoU"}
 NOT_RUN = "not run"
-VERDICT_RULE = (
-    "Differences between settings alike but for one thing, smallest and largest, over runs that share their seed. A "
-    "finding holds if the 95 % interval (Student's t over seeds) of every difference lies where it says, does not hold "
-    "if one lies wholly outside, and is within seed noise otherwise; the paper's single runs are taken as they are."
-)
 IDENTITY = list(Setting._fields)
 
 
@@ -212,15 +208,15 @@ class TableStudy:
         """Every finding of a table, put to the paper's numbers and to ours.
 
         Returns:
-            Strings: ``finding``; ``paper`` and ``here``, each ``holds``, ``does not hold``, ``within seed noise`` or
-            ``not run``; ``paper's differences`` and ``differences here``, smallest and largest; ``seeds``.
+            Strings: ``table``, its name; ``finding``; ``paper`` and ``here``, each ``holds``, ``does not hold``,
+            ``within seed noise`` or ``not run``; ``paper's differences`` and ``differences here``, smallest and
+            largest; ``seeds``.
         """
         rows = []
         for finding in table.findings:
             paper, here = finding.judge(published(table)), finding.judge(numbers)
-            rows.append([finding.text, paper.outcome, paper.size, here.outcome, here.size, str(here.seeds)])
-        columns = ["finding", "paper", "paper's differences", "here", "differences here", "seeds"]
-        return pd.DataFrame(rows, columns=columns)
+            rows.append([table.name, finding.text, paper.outcome, paper.size, here.outcome, here.size, str(here.seeds)])
+        return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
 
     def caption(self, table: Table) -> str:
         """What stands under a table: what it is, how it was matched and scored, what the numbers are of."""

@@ -246,6 +246,7 @@ def test_captions_say_what_a_reader_must_know():
 def test_sentences_give_both_verdicts(out):
     study = smoke()
     verdicts = study.verdicts(TABLES["7"], study.run(TABLES["7"], out))
+    assert set(verdicts["table"]) == {"Table 7"}
     text = verdict_lines(verdicts)
     assert text.count("\n") == len(TABLES["7"].findings) - 1
     assert text.count("in the paper **holds**") == len(TABLES["7"].findings)
