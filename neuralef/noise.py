@@ -159,7 +159,11 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
 def method_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """The same as strings in percent: methods in rows, a column for each seed, and their mean ± spread."""
     printed = (100 * scores.T).map("{:.1f}".format).rename(columns="seed {}".format)
-    return printed.assign(**{"mean ± spread": scores.apply(mean_and_spread)}).rename_axis("method").reset_index()
+    return (
+        printed.assign(**{"mean ± spread": scores.apply(mean_and_spread)})
+        .rename_axis(index="method", columns=None)
+        .reset_index()
+    )
 
 
 def spread_table(spreads: Mapping[str, Spread]) -> pd.DataFrame:
