@@ -268,8 +268,8 @@ def readme_blocks(quick: Path | None = None, standard: Path | None = None) -> di
 
 
 def findings_files(folder: Path) -> list[Path]:
-    """The verdicts that the notebooks of the paper's tables have written to a results folder, in order."""
-    return sorted((folder / "tables").glob("[0-9][0-9]_findings.csv"))
+    """The verdicts that the notebooks of the paper's tables have written to a results folder, by notebook and table."""
+    return sorted((folder / "tables").glob("[0-9][0-9]_findings*.csv"))
 
 
 def findings_block(folder: Path) -> str:

@@ -357,7 +357,7 @@ def judged(tmp_path):
     for stem, rows, setting in (
         ("24_findings", [verdict("Section 4.4", "many beat one", "not run")], "of a."),
         ("20_findings", [verdict("Table 5", "rises"), verdict("Table 5", "stays", "within seed noise")], "of a."),
-        ("21_findings", [verdict("Table 6", "Ours* beats Ours")], "of a and b."),
+        ("16_findings_4", [verdict("Table 4", "Ours* beats Ours")], "of a and b."),
     ):
         caption = f"{VERDICT_RULE} {setting}"
         reporting.write_table(pd.DataFrame(rows, columns=VERDICT_COLUMNS), tmp_path / "tables", stem, caption)
@@ -368,10 +368,10 @@ def test_findings_stand_below_each_other_with_the_rule_once(judged):
     block = reporting.findings_block(judged)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line[:1] == "|"]
     assert cells[0] == list(VERDICT_COLUMNS)
-    assert [row[0] for row in cells[2:]] == ["Table 5", "Table 5", "Table 6", "Section 4.4"]
-    assert cells[3] == verdict("Table 5", "stays", "within seed noise")
+    assert [row[0] for row in cells[2:]] == ["Table 4", "Table 5", "Table 5", "Section 4.4"]
+    assert cells[4] == verdict("Table 5", "stays", "within seed noise")
     assert cells[-1][4:6] == ["not run", "none"]
-    assert block.splitlines()[-1] == f"{VERDICT_RULE} Table 5, Section 4.4: of a. Table 6: of a and b."
+    assert block.splitlines()[-1] == f"{VERDICT_RULE} Table 4: of a and b. Table 5, Section 4.4: of a."
 
 
 def test_findings_are_in_the_readme_only_where_it_has_markers_for_them(judged, monkeypatch):
