@@ -228,7 +228,7 @@ def reproduce(
         names = tuple(parameters.get("datasets", ()))
         if names not in data_keys:
             data_keys[names] = open_studies(profile, names).data_key()
-        tables = [table for table in TABLES.values() if table.notebook == source.name[:2]]
+        tables = [table for table in TABLES.values() if source.name[:2] in table.notebooks]
         read = open_tables(profile).data_key(tables) if tables else data_keys[names]
         ran = notebooks.execute(source, parameters, folder, data_key=read, force=force)
         typer.echo(f"{source.name}: {'done' if ran else 'unchanged, kept'}")
