@@ -252,7 +252,7 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
         axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right", fontsize=8)
         axis.set_xlim(-0.6, len(methods) - 0.4)
         axis.grid(axis="y", alpha=0.3)
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0, 0].set_ylabel(ylabel)
     return figure
 
@@ -936,6 +936,8 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set_title(panel, fontsize=9)
         axis.set_xticks(range(len(places)), [str(place).rpartition("=")[2] for place in places], fontsize=8)
+        axis.set_xlim(-0.35, len(places) - 0.65)
+        axis.tick_params(axis="y", labelsize=8)
         axis.set_xlabel(xlabel, fontsize=8)
         axis.grid(axis="y", alpha=0.3)
         axis.yaxis.set_major_formatter(lambda change, _: f"{100 * change:+.1f}")
@@ -957,7 +959,7 @@ def window_cover(panels: Mapping[str, tuple[np.ndarray, Sequence[tuple[int, int,
     figure, axes = plt.subplots(
         2,
         len(panels),
-        figsize=(9.6, 0.7 + 2 * 9.6 / sum(width / height for height, width in sizes)),
+        figsize=(9.6, 0.6 + 2 * 8.8 / sum(width / height for height, width in sizes)),
         width_ratios=[width / height for height, width in sizes],
         squeeze=False,
         layout="constrained",
@@ -988,7 +990,7 @@ def window_cover(panels: Mapping[str, tuple[np.ndarray, Sequence[tuple[int, int,
 def _outline_windows(axes: Axes, windows: Sequence[tuple[int, int, int, int]]) -> None:
     """Numbered outlines, each a little further inside its window than the last, so that common borders show."""
     for index, (top, left, bottom, right) in enumerate(windows):
-        colour, inset = f"C{index}", (0.01 + 0.015 * (index % 4)) * (bottom - top)
+        colour, inset = f"C{index}", (0.015 + 0.015 * (index % 4)) * (bottom - top)
         size = (right - left - 2 * inset, bottom - top - 2 * inset)
         axes.add_patch(Rectangle((left + inset, top + inset), *size, fill=False, edgecolor=colour, linewidth=1.8))
         axes.text(left + 2 * inset, top + 2 * inset, str(index + 1), color=colour, fontsize=9, weight="bold", va="top")

@@ -482,7 +482,7 @@ def title_of(column: str, value: Any) -> str:
     """How a table prints a value of one of its columns."""
     if column == "method":
         return PEERS.get(value) or method_title(value)
-    return str(value)
+    return "its own" if column == "backbone" and not value else str(value)
 
 
 def _identities(spec: Spec) -> pd.DataFrame:
