@@ -253,7 +253,7 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
         axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right", fontsize=8)
         axis.set_xlim(-0.6, len(methods) - 0.4)
         axis.grid(axis="y", alpha=0.3)
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0, 0].set_ylabel(ylabel)
     return figure
 
@@ -1020,7 +1020,7 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
     panels, places = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["value"]))
     ours, papers = sns.color_palette("colorblind")[:2]
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 3), squeeze=False, sharey=True, layout="constrained"
+        1, len(panels), figsize=(min(4.2 * len(panels), 11), 3), squeeze=False, sharey=True, layout="constrained"
     )
     for axis, panel in zip(axes.flat, panels, strict=True):
         for source, group in values[values["panel"] == panel].groupby("source"):
@@ -1033,9 +1033,61 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set_title(panel, fontsize=9)
         axis.set_xticks(range(len(places)), [str(place).rpartition("=")[2] for place in places], fontsize=8)
+        axis.set_xlim(-0.35, len(places) - 0.65)
+        axis.tick_params(axis="y", labelsize=8)
         axis.set_xlabel(xlabel, fontsize=8)
         axis.grid(axis="y", alpha=0.3)
         axis.yaxis.set_major_formatter(lambda change, _: f"{100 * change:+.1f}")
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
     axes[0, 0].legend(fontsize=8)
     return figure
+
+
+def window_cover(panels: Mapping[str, tuple[np.ndarray, Sequence[tuple[int, int, int, int]]]]) -> Figure:
+    """Photographs with the windows that are cut from them and, below, how many windows each pixel lies in.
+
+    The central square, all that the protocol of square crops sees, is dashed.
+
+    Args:
+        panels: Title of each photograph; the photograph, uint8 ``(H, W, 3)``, and its windows as ``(top, left, bottom,
+            right)`` in pixels of the size it is resized to, which they cover together.
+    """
+    sizes = [tuple(np.max([window[2:] for window in windows], axis=0)) for _, windows in panels.values()]
+    figure, axes = plt.subplots(
+        2,
+        len(panels),
+        figsize=(9.6, 0.6 + 2 * 8.8 / sum(width / height for height, width in sizes)),
+        width_ratios=[width / height for height, width in sizes],
+        squeeze=False,
+        layout="constrained",
+    )
+    counts = [np.zeros(size, dtype=int) for size in sizes]
+    for count, (_, windows) in zip(counts, panels.values(), strict=True):
+        for top, left, bottom, right in windows:
+            count[top:bottom, left:right] += 1
+    most = max(count.max() for count in counts)
+    colours = plt.get_cmap("viridis", most)
+    for (above, below), count, (title, (picture, windows)) in zip(axes.T, counts, panels.items(), strict=True):
+        height, width = count.shape
+        above.imshow((0.6 * picture + 0.4 * 255).astype(np.uint8), extent=(0, width, height, 0))
+        _outline_windows(above, windows)
+        side = min(height, width)
+        corner = ((width - side) / 2, (height - side) / 2)
+        above.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="black", linewidth=1.2, linestyle=":"))
+        above.set_title(title, fontsize=9)
+        drawn = below.imshow(count, cmap=colours, vmin=0.5, vmax=most + 0.5, extent=(0, width, height, 0))
+        for axis in (above, below):
+            axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    bar = figure.colorbar(drawn, ax=axes[1], ticks=range(1, most + 1), aspect=12)
+    bar.set_label("windows", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def _outline_windows(axes: Axes, windows: Sequence[tuple[int, int, int, int]]) -> None:
+    """Numbered outlines, each a little further inside its window than the last, so that common borders show."""
+    for index, (top, left, bottom, right) in enumerate(windows):
+        colour, inset = f"C{index}", (0.015 + 0.015 * (index % 4)) * (bottom - top)
+        size = (right - left - 2 * inset, bottom - top - 2 * inset)
+        axes.add_patch(Rectangle((left + inset, top + inset), *size, fill=False, edgecolor=colour, linewidth=1.8))
+        axes.text(left + 2 * inset, top + 2 * inset, str(index + 1), color=colour, fontsize=9, weight="bold", va="top")
