@@ -204,7 +204,7 @@ def reproduce(
     from neuralef.files import ensure_writable_folder
     from neuralef.paths import results_root
     from neuralef.table_study import open_tables
-    from neuralef.tables import TABLES
+    from neuralef.tables import read_by
 
     folder = ensure_writable_folder((out or results_root(profile)).resolve())
     study = open_study(profile)
@@ -228,7 +228,7 @@ def reproduce(
         names = tuple(parameters.get("datasets", ()))
         if names not in data_keys:
             data_keys[names] = open_studies(profile, names).data_key()
-        tables = [table for table in TABLES.values() if table.notebook == source.name[:2]]
+        tables = read_by(source.name[:2])
         read = open_tables(profile).data_key(tables) if tables else data_keys[names]
         ran = notebooks.execute(source, parameters, folder, data_key=read, force=force)
         typer.echo(f"{source.name}: {'done' if ran else 'unchanged, kept'}")

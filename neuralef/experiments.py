@@ -253,9 +253,10 @@ class Workbench:
         """The fitted method alone; see :meth:`fitted`."""
         return self.fitted(method, clusters, seed, config).head
 
-    def segmenter(self, method: Method, clusters: int, seed: int) -> Segmenter:
+    def segmenter(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> Segmenter:
         """A fitted method as a function from photograph to cluster map."""
-        return self._segmenter(self.head(method, clusters, seed), self.config)
+        config = config or self.config
+        return self._segmenter(self.head(method, clusters, seed, config), config)
 
     def _segmenter(self, head: ClusterHead, config: Config) -> Segmenter:
         return Segmenter(

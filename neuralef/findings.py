@@ -20,6 +20,16 @@ from scipy import stats
 Outcome = Literal["holds", "does not hold", "within seed noise", "not run"]
 Region = Literal["above", "within", "beyond"]
 
+VERDICT_RULE = (
+    "Differences between settings alike but for one thing, smallest and largest, over runs that share their seed. A "
+    "finding holds if the 95 % interval (Student's t over seeds) of every difference lies where it says, does not hold "
+    "if one lies wholly outside, and is within seed noise otherwise; the paper's single runs are taken as they are."
+)
+"""What stands under verdicts."""
+
+VERDICT_COLUMNS = ("table", "finding", "paper", "paper's differences", "here", "differences here", "seeds")
+"""Of a table of verdicts."""
+
 
 class Setting(NamedTuple):
     """What a number of a table is of, in the names of ``paper.csv``; blank where a table does not say.

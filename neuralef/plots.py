@@ -15,6 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from PIL import Image
@@ -252,7 +253,7 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
         axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right", fontsize=8)
         axis.set_xlim(-0.6, len(methods) - 0.4)
         axis.grid(axis="y", alpha=0.3)
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0, 0].set_ylabel(ylabel)
     return figure
 
@@ -291,6 +292,102 @@ def paired_runs(values: pd.DataFrame, intervals: pd.DataFrame, *, ylabel: str) -
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes[0, 0].set_ylabel(ylabel)
     return figure
+
+
+def noise_bands(
+    values: pd.DataFrame, bands: pd.DataFrame, *, ylabel: str, columns: int = 3, width: float = 3.4
+) -> Figure:
+    """What each value changes: seeds as thin lines, their mean as a thick one, and the band that noise would keep to.
+
+    The mean line is coloured where it leaves the band.
+
+    Args:
+        values: Columns ``panel`` and ``value`` (in the order to be drawn), ``seed`` and ``change`` (a fraction).
+        bands: By panel: ``low`` and ``high``, ends of the band (fractions; NaN for none), and ``exceeds``.
+        ylabel: What changes.
+        columns: Panels in a row.
+        width: Of a panel, in inches.
+    """
+    if values.empty:
+        return _nothing_run()
+    panels = list(dict.fromkeys(values["panel"]))
+    rows, columns = -(-len(panels) // columns), min(columns, len(panels))
+    turned = {"rotation": 30, "ha": "right"} if values["value"].str.len().max() > 5 else {}
+    size = (width * columns, (3.5 if turned else 2.7) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        wide = values[values["panel"] == panel].pivot(index="seed", columns="value", values="change")
+        wide = wide[list(dict.fromkeys(values.loc[values["panel"] == panel, "value"]))]
+        band = bands.loc[panel]
+        colour = _noise_colours()[bool(band["exceeds"])]
+        if band["low"] <= band["high"]:
+            axis.axhspan(band["low"], band["high"], color="0.88", linewidth=0, zorder=0)
+        axis.plot(range(wide.shape[1]), wide.T, color="0.6", linewidth=0.8, marker=".", markersize=5, zorder=1)
+        axis.plot(range(wide.shape[1]), wide.mean(), color=colour, linewidth=2.2, marker="o", markersize=6, zorder=3)
+        axis.set_title(panel, fontsize=9)
+        axis.set_xticks(range(wide.shape[1]), wide.columns, fontsize=8, **turned)
+        axis.set_xlim(-0.3, wide.shape[1] - 0.7)
+        axis.tick_params(axis="y", labelsize=8)
+        axis.yaxis.set_major_formatter(lambda change, _: f"{100 * change:+.1f}")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(ylabel, fontsize=8)
+    within, beyond = _noise_colours()
+    handles = [
+        Patch(color="0.88", label="what seeds alone reach"),
+        Line2D([], [], color="0.6", linewidth=0.8, marker=".", label="a seed"),
+        Line2D([], [], color=within, linewidth=2.2, marker="o", label="mean, within seed noise"),
+        Line2D([], [], color=beyond, linewidth=2.2, marker="o", label="mean, exceeds it"),
+    ]
+    across = min(len(handles), max(1, int(size[0] / 1.6)))
+    figure.legend(handles=handles, loc="outside upper center", ncols=across, fontsize=8, frameon=False)
+    return figure
+
+
+def noise_widths(values: pd.DataFrame, *, xlabel: str) -> Figure:
+    """How far values lie apart, one line for each ablation, beside how far seeds alone move them.
+
+    Args:
+        values: Columns ``label``, ``here`` (range of the means over seeds), ``noise`` (what seeds alone reach, NaN
+            where not known), ``paper`` (range of its single runs, NaN where it has none), ``exceeds``; fractions.
+        xlabel: What is ranged.
+    """
+    if values.empty:
+        return _nothing_run()
+    places, points = np.arange(len(values)), 100 * values[["here", "noise", "paper"]]
+    figure, axis = plt.subplots(figsize=(7, 0.42 * len(values) + 1.2), layout="constrained")
+    axis.barh(places, points["noise"], height=0.62, color="0.88", label="what seeds alone reach", zorder=1)
+    for exceeds, (colour, label) in enumerate(zip(_noise_colours(), ("within seed noise", "exceeds it"), strict=True)):
+        chosen = (values["exceeds"] == bool(exceeds)).to_numpy()
+        axis.hlines(places[chosen], 0, points["here"][chosen], color=colour, linewidth=2, zorder=2)
+        axis.scatter(points["here"][chosen], places[chosen], color=colour, s=46, zorder=3, label=f"here, {label}")
+    axis.scatter(
+        points["paper"],
+        places,
+        marker="D",
+        s=34,
+        facecolor="none",
+        edgecolor="0.25",
+        label="paper, single runs",
+        zorder=3,
+    )
+    axis.set_yticks(places, values["label"], fontsize=8)
+    axis.set_ylim(len(values) - 0.4, -0.6)
+    axis.set_xlim(left=0)
+    axis.set_xlabel(xlabel, fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def _noise_colours() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of what stays within noise, and of what exceeds it."""
+    palette = sns.color_palette("colorblind")
+    return palette[0], palette[3]
 
 
 def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:
@@ -923,7 +1020,7 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
     panels, places = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["value"]))
     ours, papers = sns.color_palette("colorblind")[:2]
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 3), squeeze=False, sharey=True, layout="constrained"
+        1, len(panels), figsize=(min(4.2 * len(panels), 11), 3), squeeze=False, sharey=True, layout="constrained"
     )
     for axis, panel in zip(axes.flat, panels, strict=True):
         for source, group in values[values["panel"] == panel].groupby("source"):
@@ -936,9 +1033,61 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set_title(panel, fontsize=9)
         axis.set_xticks(range(len(places)), [str(place).rpartition("=")[2] for place in places], fontsize=8)
+        axis.set_xlim(-0.35, len(places) - 0.65)
+        axis.tick_params(axis="y", labelsize=8)
         axis.set_xlabel(xlabel, fontsize=8)
         axis.grid(axis="y", alpha=0.3)
         axis.yaxis.set_major_formatter(lambda change, _: f"{100 * change:+.1f}")
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
     axes[0, 0].legend(fontsize=8)
     return figure
+
+
+def window_cover(panels: Mapping[str, tuple[np.ndarray, Sequence[tuple[int, int, int, int]]]]) -> Figure:
+    """Photographs with the windows that are cut from them and, below, how many windows each pixel lies in.
+
+    The central square, all that the protocol of square crops sees, is dashed.
+
+    Args:
+        panels: Title of each photograph; the photograph, uint8 ``(H, W, 3)``, and its windows as ``(top, left, bottom,
+            right)`` in pixels of the size it is resized to, which they cover together.
+    """
+    sizes = [tuple(np.max([window[2:] for window in windows], axis=0)) for _, windows in panels.values()]
+    figure, axes = plt.subplots(
+        2,
+        len(panels),
+        figsize=(9.6, 0.6 + 2 * 8.8 / sum(width / height for height, width in sizes)),
+        width_ratios=[width / height for height, width in sizes],
+        squeeze=False,
+        layout="constrained",
+    )
+    counts = [np.zeros(size, dtype=int) for size in sizes]
+    for count, (_, windows) in zip(counts, panels.values(), strict=True):
+        for top, left, bottom, right in windows:
+            count[top:bottom, left:right] += 1
+    most = max(count.max() for count in counts)
+    colours = plt.get_cmap("viridis", most)
+    for (above, below), count, (title, (picture, windows)) in zip(axes.T, counts, panels.items(), strict=True):
+        height, width = count.shape
+        above.imshow((0.6 * picture + 0.4 * 255).astype(np.uint8), extent=(0, width, height, 0))
+        _outline_windows(above, windows)
+        side = min(height, width)
+        corner = ((width - side) / 2, (height - side) / 2)
+        above.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="black", linewidth=1.2, linestyle=":"))
+        above.set_title(title, fontsize=9)
+        drawn = below.imshow(count, cmap=colours, vmin=0.5, vmax=most + 0.5, extent=(0, width, height, 0))
+        for axis in (above, below):
+            axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    bar = figure.colorbar(drawn, ax=axes[1], ticks=range(1, most + 1), aspect=12)
+    bar.set_label("windows", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def _outline_windows(axes: Axes, windows: Sequence[tuple[int, int, int, int]]) -> None:
+    """Numbered outlines, each a little further inside its window than the last, so that common borders show."""
+    for index, (top, left, bottom, right) in enumerate(windows):
+        colour, inset = f"C{index}", (0.015 + 0.015 * (index % 4)) * (bottom - top)
+        size = (right - left - 2 * inset, bottom - top - 2 * inset)
+        axes.add_patch(Rectangle((left + inset, top + inset), *size, fill=False, edgecolor=colour, linewidth=1.8))
+        axes.text(left + 2 * inset, top + 2 * inset, str(index + 1), color=colour, fontsize=9, weight="bold", va="top")

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS
 from neuralef.files import write_bytes, write_text
+from neuralef.findings import VERDICT_COLUMNS, VERDICT_RULE
 from neuralef.intervals import Interval
 from neuralef.paths import PACKAGE, PAPER_NUMBERS, project_root, reference_root, results_root
 from neuralef.results import PARAMETER_COLUMNS, read_results
@@ -52,7 +53,7 @@ def paper_numbers(table: str | None = None) -> pd.DataFrame:
 
 
 def mean_and_spread(values: Sequence[float], *, sign: str = "") -> str:
-    """Fractions as percent, ``mean ± sample standard deviation``; a single value stands alone, ``sign="+"`` as below."""
+    """Fractions as percent, ``mean ± sample standard deviation``; a single value stands alone; ``sign`` as below."""
     percent = 100 * np.asarray(values, dtype=float)
     mean = f"{percent.mean():{sign}z.1f}"
     return f"{mean} ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else mean
@@ -176,7 +177,10 @@ def write_report(profile: str, description: str, *, folder: Path | None = None) 
         InputError: If there is nothing to report.
     """
     folder = folder or results_root(profile)
-    tables = [_table_section(path) for path in sorted((folder / "tables").glob("*.csv"))]
+    verdicts = findings_files(folder)
+    others = sorted(set((folder / "tables").glob("*.csv")) - set(verdicts))
+    tables = [_findings_section(verdicts)] if verdicts else []
+    tables += [_table_section(path) for path in others]
     figures = [_figure_section(path) for path in sorted((folder / "figures").glob("*.png"))]
     if not tables and not figures:
         raise InputError(f"{folder} holds no tables or figures; run `neuralef reproduce --profile {profile}` first")
@@ -220,10 +224,22 @@ def update_readme(readme: Path | None = None) -> bool:
     """
     readme = readme or project_root() / "README.md"
     text = readme.read_text()
-    updated = render_readme(text, readme_blocks())
+    updated = rendered(text)
     if updated != text:
         write_text(readme, updated)
     return updated != text
+
+
+def rendered(text: str) -> str:
+    """A README with its generated blocks as the committed results give them; ``findings`` only where it has markers.
+
+    Raises:
+        InputError: If it has markers for findings, and none are committed.
+    """
+    blocks = readme_blocks()
+    if "<!-- begin findings -->" in text:
+        blocks["findings"] = findings_block(reference_root("standard"))
+    return render_readme(text, blocks)
 
 
 def render_readme(text: str, blocks: Mapping[str, str]) -> str:
@@ -252,8 +268,43 @@ def readme_blocks(quick: Path | None = None, studies: Path | None = None) -> dic
     }
 
 
+def findings_files(folder: Path) -> list[Path]:
+    """The verdicts that the notebooks of the paper's tables have written to a results folder, by notebook and table."""
+    return sorted((folder / "tables").glob("[0-9][0-9]_findings*.csv"))
+
+
+def findings_block(folder: Path) -> str:
+    """Every finding of the paper's tables: what became of it in the paper's numbers and in ours; Markdown.
+
+    Args:
+        folder: Results folder.
+
+    Raises:
+        InputError: If there are none, or they were written by another version.
+    """
+    files = findings_files(folder)
+    if not files:
+        raise InputError(f"{folder / 'tables'} holds no findings; run `neuralef reproduce --profile standard` for them")
+    verdicts, caption = _findings(files)
+    return f"{verdicts.to_markdown(index=False, disable_numparse=True)}\n\n{caption}"
+
+
+def _findings(files: Sequence[Path]) -> tuple[pd.DataFrame, str]:
+    """All verdicts below each other, and what must be known of them: the rule once, what each table is of."""
+    frames, settings = [], {}
+    for path in files:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if tuple(frame.columns) != VERDICT_COLUMNS:
+            raise InputError(f"{path} has other columns than this version reads; run its notebook again")
+        frames.append(frame)
+        setting = _caption(path).removeprefix(VERDICT_RULE).strip()
+        settings.setdefault(setting, []).extend(frame["table"].unique())
+    said = [f"{', '.join(names)}: {setting}" for setting, names in settings.items()]
+    return pd.concat(frames, ignore_index=True).replace("", "none"), " ".join([VERDICT_RULE, *said])
+
+
 def methods_table(results: pd.DataFrame) -> str:
-    """Every method's accuracy and mIoU under ``max_iou`` on each dataset, its gain over K-means and its seconds; Markdown.
+    """Every method's scores under ``max_iou`` on each dataset, its gain over K-means and its seconds; Markdown.
 
     Gains are taken seed by seed; seconds are those of training, features apart.
     """
@@ -292,10 +343,18 @@ def timing_sentence(results: pd.DataFrame) -> str:
     )
 
 
+def _caption(table: Path) -> str:
+    return table.with_suffix(".md").read_text().rstrip().split("\n\n", 1)[1]
+
+
 def _table_section(path: Path) -> Section:
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    caption = path.with_suffix(".md").read_text().rstrip().split("\n\n", 1)[1]
-    return Section(_title(path), frame.to_html(index=False, border=0), caption)
+    return Section(_title(path), frame.to_html(index=False, border=0), _caption(path))
+
+
+def _findings_section(files: Sequence[Path]) -> Section:
+    verdicts, caption = _findings(files)
+    return Section("Finding by finding, paper beside ours", verdicts.to_html(index=False, border=0), caption)
 
 
 def _figure_section(path: Path) -> Section:

@@ -17,8 +17,18 @@ import pandas as pd
 from neuralef import datasets
 from neuralef.config import PAPER_EIGENFUNCTIONS, Profile, TableSetup, load_profile
 from neuralef.errors import InputError
-from neuralef.experiments import Experiment, Workbench, described, open_workbench, run_experiment, training_settings
-from neuralef.findings import Setting
+from neuralef.evaluation import MATCHINGS, Matching
+from neuralef.experiments import (
+    Experiment,
+    Workbench,
+    described,
+    open_workbench,
+    read_image_tables,
+    run_experiment,
+    training_settings,
+)
+from neuralef.findings import VERDICT_COLUMNS, Setting
+from neuralef.findings import VERDICT_RULE as VERDICT_RULE  # notebooks write it under a table's findings
 from neuralef.methods import REGISTRY
 from neuralef.provenance import digest
 from neuralef.reporting import IOU_RULE, NOT_IN_PAPER, mean_and_spread, method_title, paper_numbers
@@ -29,11 +39,6 @@ log = logging.getLogger(__name__)
 
 METRICS = {"accuracy": "Acc", "mean_iou": "mIoU"}
 NOT_RUN = "not run"
-VERDICT_RULE = (
-    "Differences between settings alike but for one thing, smallest and largest, over runs that share their seed. A "
-    "finding holds if the 95 % interval (Student's t over seeds) of every difference lies where it says, does not hold "
-    "if one lies wholly outside, and is within seed noise otherwise; the paper's single runs are taken as they are."
-)
 IDENTITY = list(Setting._fields)
 
 
@@ -169,6 +174,49 @@ class TableStudy:
                         rows[0]["experiment_id"],
                     ]
 
+    def image_tables(self, line: Line, out: Path) -> dict[str, np.ndarray]:
+        """Pixels of every ``val`` image by cluster and class, shape ``(N, K, C)``, for each method and the first seed.
+
+        Raises:
+            InputError: If the set-up cannot be run here.
+        """
+        if line.experiment is None:
+            raise InputError(f"{line.spec.dataset} cannot be shown: {line.reason}")
+        bench, methods = self.bench(line.experiment), line.spec.methods
+        rows = run_experiment(line.experiment, methods, out, bench=bench, image_tables=True, progress=self.progress)
+        return {method: read_image_tables(out, rows[0]["experiment_id"], method) for method in methods}
+
+    def class_maps(
+        self, line: Line, tables: Mapping[str, np.ndarray], image_ids: Sequence[str]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """What a qualitative figure shows of some photographs, for the first seed.
+
+        Args:
+            line: A set-up.
+            tables: Its :meth:`image_tables`: clusters are matched over all of ``val``, by its first matching.
+            image_ids: Of ``val``.
+
+        Yields:
+            ``photograph`` as the protocol evaluates it, uint8 ``(H, W, 3)``; by method the class of every pixel,
+            ``(H, W)``; and ``truth``, the same of the label.
+        """
+        experiment, protocol = line.experiment, line.spec.protocol
+        bench, match = self.bench(experiment), MATCHINGS[line.spec.matchings[0]]
+        fitted = {
+            method: bench.segmenter(method, experiment.clusters, experiment.seed, experiment.config)
+            for method in tables
+        }
+        classes = {method: match(counts.sum(axis=0, dtype=np.int64)) for method, counts in tables.items()}
+        for image_id in image_ids:
+            image = bench.dataset.image(image_id)
+            whole = protocol == "sliding"
+            maps = {method: (found(image) if whole else found.crop(image)) for method, found in fitted.items()}
+            yield {
+                "photograph": image if whole else bench.image(image_id),
+                **{method: classes[method][clusters] for method, clusters in maps.items()},
+                "truth": bench.label(image_id, protocol),
+            }
+
     def beside_paper(self, table: Table, numbers: pd.DataFrame) -> pd.DataFrame:
         """The paper's numbers and ours, set-up by set-up.
 
@@ -212,24 +260,23 @@ class TableStudy:
         """Every finding of a table, put to the paper's numbers and to ours.
 
         Returns:
-            Strings: ``finding``; ``paper`` and ``here``, each ``holds``, ``does not hold``, ``within seed noise`` or
-            ``not run``; ``paper's differences`` and ``differences here``, smallest and largest; ``seeds``.
+            Strings: ``table``, its name; ``finding``; ``paper`` and ``here``, each ``holds``, ``does not hold``,
+            ``within seed noise`` or ``not run``; ``paper's differences`` and ``differences here``, smallest and
+            largest; ``seeds``.
         """
         rows = []
         for finding in table.findings:
             paper, here = finding.judge(published(table)), finding.judge(numbers)
-            rows.append([finding.text, paper.outcome, paper.size, here.outcome, here.size, str(here.seeds)])
-        columns = ["finding", "paper", "paper's differences", "here", "differences here", "seeds"]
-        return pd.DataFrame(rows, columns=columns)
+            rows.append([table.name, finding.text, paper.outcome, paper.size, here.outcome, here.size, str(here.seeds)])
+        return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
 
     def caption(self, table: Table) -> str:
         """What stands under a table: what it is, how it was matched and scored, what the numbers are of."""
         spec, config = table.specs[0], self.profile.config
         crf = "none" if spec.protocol == "sliding" else config.crf
         rule = f"matching {spec.matchings[0]}" if len(spec.matchings) == 1 else "matching as named in each row"
-        name = f"Section {table.number}" if "." in table.number else f"Table {table.number}"
         parts = [
-            f"{name} of the paper: {table.title}.",
+            f"{table.name} of the paper: {table.title}.",
             f"Percent; here mean ± standard deviation over {len(self.setup.seeds)} seeds, the paper prints one run.",
             f"{rule[0].upper()}{rule[1:]}; protocol {spec.protocol}, CRF here: {crf}. {IOU_RULE}",
             "Paper columns are of the paper's own photographs and backbones, `here` says what ours are of: compare "
@@ -238,13 +285,13 @@ class TableStudy:
         ]
         return f"{' '.join(filter(None, parts))} {self.describe(table)}."
 
-    def describe(self, table: Table) -> str:
-        """One line that says what profile, photographs and backbone a table is of."""
-        roles = dict.fromkeys(role for spec in table.specs for role in self._roles(spec))
+    def describe(self, *tables: Table) -> str:
+        """One line that says what profile, photographs and backbone some tables are of."""
+        roles = dict.fromkeys(role for table in tables for spec in table.specs for role in self._roles(spec))
         names = {role: self._dataset(role)["name"] for role in roles}
         used = ", ".join(name if name == role else f"{name} for {role}" for role, name in names.items())
         data = f"{'datasets' if len(names) > 1 else 'dataset'} {used}"
-        profile = replace(self.profile, backbone=self._backbone(table.specs[0].backbone) or NOT_RUN)
+        profile = replace(self.profile, backbone=self._backbone(tables[0].specs[0].backbone) or NOT_RUN)
         return f"{described(profile, data)}; seeds {', '.join(map(str, self.setup.seeds))}"
 
     def data_key(self, tables: Sequence[Table]) -> str:
@@ -365,20 +412,23 @@ def published(table: Table) -> pd.DataFrame:
     return chosen[[*IDENTITY, "seed", *METRICS]]
 
 
-def changes(table: Table, numbers: pd.DataFrame, metric: str = "mean_iou") -> pd.DataFrame:
+def changes(table: Table, numbers: pd.DataFrame, metric: str = "mean_iou", *, along: str = "") -> pd.DataFrame:
     """How a score changes with what a table varies: every run minus the same run at one value that both sides have.
 
     Args:
-        table: One that varies K or a hyper-parameter.
+        table: Which; methods of others are left out.
         numbers: Ours, from :meth:`TableStudy.run`.
         metric: ``accuracy`` or ``mean_iou``.
+        along: What changes, of the table's ``rows``; default: the last of them.
 
     Returns:
-        Columns ``panel`` (dataset or method, where the table has several), ``value`` (in order), ``source`` (``paper``
-        or ``here``), ``seed``, ``change`` (a fraction) and ``reference``, the value it is counted from.
+        Columns ``panel`` (whatever else tells rows apart), ``value`` (in order), ``source`` (``paper`` or ``here``),
+        ``seed``, ``change`` (a fraction) and ``reference``, the value it is counted from.
     """
-    *others, axis = table.rows
-    sides = {"paper": published(table), "here": numbers}
+    axis = along or table.rows[-1]
+    others = [name for name in table.rows if name != axis]
+    paper = published(table)
+    sides = {"paper": paper[~paper["method"].isin(PEERS)], "here": numbers}
     common = [value for value in sides["here"][axis].unique() if value in set(sides["paper"][axis])]
     rows = []
     for source, frame in sides.items():
@@ -392,6 +442,21 @@ def changes(table: Table, numbers: pd.DataFrame, metric: str = "mean_iou") -> pd
             ]
     found = pd.DataFrame(rows, columns=["panel", "value", "source", "seed", "change", "reference"])
     return found.sort_values("value", key=lambda column: column.map(_number), kind="stable")
+
+
+def image_accuracies(counts: np.ndarray, matching: Matching = "max_iou") -> np.ndarray:
+    """Accuracy of every image, clusters having been matched once over all of them.
+
+    Args:
+        counts: Pixels of every image by cluster and class, shape ``(N, K, C)``.
+        matching: Of clusters to classes.
+
+    Returns:
+        Shape ``(N,)``, fractions; NaN for an image without a labelled pixel.
+    """
+    classes = MATCHINGS[matching](counts.sum(axis=0, dtype=np.int64))
+    right, pixels = counts[:, np.arange(len(classes)), classes].sum(axis=1), counts.sum(axis=(1, 2))
+    return np.where(pixels > 0, right / np.maximum(pixels, 1), np.nan)
 
 
 def verdict_lines(verdicts: pd.DataFrame) -> str:
@@ -412,7 +477,7 @@ def title_of(column: str, value: Any) -> str:
     """How a table prints a value of one of its columns."""
     if column == "method":
         return PEERS.get(value) or method_title(value)
-    return str(value)
+    return "its own" if column == "backbone" and not value else str(value)
 
 
 def _identities(spec: Spec) -> pd.DataFrame:

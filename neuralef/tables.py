@@ -14,9 +14,7 @@ from neuralef.findings import Finding, among, exceeds, outdoes, rises
 
 PAPER_METHODS = ("kmeans", "ours", "ours_star")
 VIT_SMALL, VIT_BASE, VIT_LARGE = (f"vit_{size}_patch16_384" for size in ("small", "base", "large"))
-CLIP = tuple(
-    f"vit_{size}.openai" for size in ("base_patch16_clip_224", "large_patch14_clip_224", "large_patch14_clip_336")
-)
+CLIP = ("clip_vit_b16", "clip_vit_l14", "clip_vit_l14_336")
 PEERS = {
     "maskclip": "MaskCLIP",
     "maskclip_plus": "MaskCLIP+",
@@ -36,7 +34,7 @@ class Spec:
         dataset: Evaluated on, name of ``paper.csv``.
         methods: Of :data:`neuralef.methods.REGISTRY`.
         protocol: Of evaluation.
-        backbone: A timm name.
+        backbone: Name for :func:`neuralef.backbones.build`.
         clusters: The paper's K, or ``classes`` for as many as the dataset has.
         changes: Hyper-parameters that differ from the profile's.
         trained_on: Dataset of the training where it is another one.
@@ -80,7 +78,7 @@ class Table:
         references: Other tables whose numbers stand in this one as well, where a set-up of this one gives them.
         findings: What it is said to show.
         note: What a reader must know besides.
-        notebook: Number of the notebook that runs it; empty where none does.
+        notebooks: Numbers of the notebooks that run it, or read what it reads.
     """
 
     number: str
@@ -92,7 +90,12 @@ class Table:
     references: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     note: str = ""
-    notebook: str = ""
+    notebooks: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As sentences call it: ``Table 5``, ``Section 4.4``."""
+        return f"{'Section' if '.' in self.number else 'Table'} {self.number}"
 
     def lines(self, values: tuple[Any, ...] | None = None) -> tuple[Spec, ...]:
         """Every set-up, at every value of what the table varies; default: at the paper's."""
@@ -123,6 +126,7 @@ TABLES = {
     for table in (
         Table(
             number="1",
+            notebooks=("15", "16", "17"),
             title="Pascal Context, square crops of 320 pixels",
             specs=(Spec(dataset="pascal_context", methods=PAPER_METHODS),),
             rows=("method", "backbone"),
@@ -138,6 +142,7 @@ TABLES = {
         ),
         Table(
             number="2",
+            notebooks=("15", "16", "17"),
             title="Cityscapes, 27 classes, square crops of 320 pixels",
             specs=(Spec(dataset="cityscapes_27", methods=PAPER_METHODS),),
             rows=("method", "backbone"),
@@ -147,6 +152,7 @@ TABLES = {
         ),
         Table(
             number="3",
+            notebooks=("16",),
             title="Pascal Context with background and Cityscapes, 19 classes, sliding windows",
             specs=tuple(
                 Spec(dataset=name, methods=PAPER_METHODS, protocol="sliding")
@@ -162,6 +168,7 @@ TABLES = {
         ),
         Table(
             number="4",
+            notebooks=("16", "17"),
             title="ADE20K, twice as many clusters, sliding windows",
             specs=(
                 Spec(dataset="ade20k", methods=PAPER_METHODS, protocol="sliding", clusters=2 * PAPER_EIGENFUNCTIONS),
@@ -171,7 +178,7 @@ TABLES = {
         ),
         Table(
             number="5",
-            notebook="20",
+            notebooks=("20", "34"),
             title="the number of eigenfunctions K, Ours on Pascal Context",
             specs=(Spec(dataset="pascal_context"),),
             rows=("clusters",),
@@ -190,7 +197,7 @@ TABLES = {
         ),
         Table(
             number="6",
-            notebook="21",
+            notebooks=("21", "34"),
             title="the weight alpha of the pixel graph, Ours on Pascal Context and Cityscapes",
             specs=(Spec(dataset="pascal_context"), Spec(dataset="cityscapes_27")),
             rows=("dataset", "setting"),
@@ -212,7 +219,7 @@ TABLES = {
         ),
         Table(
             number="7",
-            notebook="22",
+            notebooks=("22", "34"),
             title="the weight beta of the orthogonality penalty, Pascal Context",
             specs=(Spec(dataset="pascal_context", methods=("ours", "ours_star")),),
             rows=("method", "setting"),
@@ -231,7 +238,7 @@ TABLES = {
         ),
         Table(
             number="8",
-            notebook="23",
+            notebooks=("23",),
             title="zero-shot transfer: trained on another dataset than evaluated, Ours",
             specs=tuple(
                 Spec(dataset=name, trained_on=trained_on)
@@ -255,7 +262,7 @@ TABLES = {
         ),
         Table(
             number="4.4",
-            notebook="24",
+            notebooks=("24",),
             title="matching with as many clusters as classes, Ours on Pascal Context",
             specs=(Spec(dataset="pascal_context", clusters="classes", matchings=("hungarian", "majority", "max_iou")),),
             rows=("setting",),
@@ -269,6 +276,7 @@ TABLES = {
         ),
         Table(
             number="9",
+            notebooks=("25",),
             title="backbones (CLIP's in the paper), Ours on Pascal Context",
             specs=(Spec(dataset="pascal_context"),),
             rows=("backbone",),
@@ -291,3 +299,8 @@ TABLES = {
     )
 }
 """The tables by number, in the paper's order."""
+
+
+def read_by(notebook: str) -> list[Table]:
+    """The tables whose numbers a notebook reads; none for most notebooks."""
+    return [table for table in TABLES.values() if notebook in table.notebooks]

@@ -113,6 +113,9 @@ def test_a_table_s_notebook_runs_again_when_what_the_table_reads_has_changed(mon
     assert call(monkeypatch, capsys, "reproduce", "--profile", "smoke", "--out", tmp_path, "--notebook", "2*")[0] == 0
     assert keys["20"] == keys["22"] == keys["24"]  # all three read the stand-in of Pascal Context
     assert keys["21"] != keys["20"]  # Cityscapes' as well
+    arguments = ("reproduce", "--profile", "smoke", "--out", tmp_path, "--notebook", "34")
+    assert call(monkeypatch, capsys, *arguments)[0] == 0
+    assert keys["34"] == keys["21"]  # the same photographs
 
 
 def test_segment_writes_a_map_of_the_photographs_size(monkeypatch, capsys, tmp_path):

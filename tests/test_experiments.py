@@ -225,6 +225,16 @@ def test_both_protocols_stand_beside_each_other_and_share_psi(tmp_path, monkeypa
     assert read_results(tmp_path / "results.csv")["protocol"].tolist() == ["crop320"] * 3 + ["sliding"] * 3
 
 
+def test_a_segmenter_may_have_another_protocol_than_its_workbench():
+    photograph = SyntheticScenes(**OPTIONS).image(SyntheticScenes(**OPTIONS).ids("val")[0])
+    squares, windows = (
+        open_workbench(item, progress=False) for item in (EXPERIMENT, replace(EXPERIMENT, config=SLIDING))
+    )
+    np.testing.assert_array_equal(
+        squares.segmenter("ours", 5, 0, SLIDING)(photograph), windows.segmenter("ours", 5, 0)(photograph)
+    )
+
+
 def test_windows_that_leave_pixels_out_are_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr("neuralef.training._train_step", lambda *_, **__: pytest.fail("trained in vain"))
     with pytest.raises(InputError, match="window_stride is 41"):

@@ -13,6 +13,7 @@ from test_results import row
 from neuralef import reporting
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS
+from neuralef.findings import VERDICT_COLUMNS, VERDICT_RULE
 from neuralef.intervals import Interval
 from neuralef.results import append_rows, read_results
 
@@ -318,7 +319,7 @@ def test_nothing_to_report_is_said(tmp_path):
 def test_the_readme_and_its_figure_come_from_the_committed_run():
     reference = reporting.reference_root("quick")
     readme = (reporting.project_root() / "README.md").read_text()
-    assert reporting.render_readme(readme, reporting.readme_blocks()) == readme
+    assert reporting.rendered(readme) == readme
     figure = reference / "figures" / "14_qualitative.png"
     assert f"]({figure.relative_to(reporting.project_root()).as_posix()})" in readme
     assert figure.is_file()
@@ -351,3 +352,57 @@ def test_methods_stand_with_their_scores_gains_and_training_seconds():
         f"{gains.mean():+.1f} ± {gains.std(ddof=1):.1f}",
         f"{(of['ours_plus']['train_s'] + of['ours_plus']['cluster_s']).mean():.0f}",
     ]
+
+
+def verdict(table, finding, here="holds"):
+    return [table, finding, "holds", "+1.0 points", here, "" if here == "not run" else "+0.3 to +2.0 points", "3"]
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """A results folder with the verdicts of three tables, two of them of the same photographs."""
+    for stem, rows, setting in (
+        ("24_findings", [verdict("Section 4.4", "many beat one", "not run")], "of a."),
+        ("20_findings", [verdict("Table 5", "rises"), verdict("Table 5", "stays", "within seed noise")], "of a."),
+        ("16_findings_4", [verdict("Table 4", "Ours* beats Ours")], "of a and b."),
+    ):
+        caption = f"{VERDICT_RULE} {setting}"
+        reporting.write_table(pd.DataFrame(rows, columns=VERDICT_COLUMNS), tmp_path / "tables", stem, caption)
+    return tmp_path
+
+
+def test_findings_stand_below_each_other_with_the_rule_once(judged):
+    block = reporting.findings_block(judged)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line[:1] == "|"]
+    assert cells[0] == list(VERDICT_COLUMNS)
+    assert [row[0] for row in cells[2:]] == ["Table 4", "Table 5", "Table 5", "Section 4.4"]
+    assert cells[4] == verdict("Table 5", "stays", "within seed noise")
+    assert cells[-1][4:6] == ["not run", "none"]
+    assert block.splitlines()[-1] == f"{VERDICT_RULE} Table 4: of a and b. Table 5, Section 4.4: of a."
+
+
+def test_findings_are_in_the_readme_only_where_it_has_markers_for_them(judged, monkeypatch):
+    monkeypatch.setattr(reporting, "readme_blocks", lambda: {"one": "new"})
+    monkeypatch.setattr(reporting, "reference_root", lambda profile: judged / profile)
+    assert reporting.rendered(EMPTY) == EMPTY.replace("-->\n<!-- end", "-->\nnew\n<!-- end")
+    marked = f"{EMPTY}<!-- begin findings -->\n<!-- end findings -->\n"
+    with pytest.raises(InputError, match=r"standard/tables holds no findings; .*--profile standard"):
+        reporting.rendered(marked)
+    (judged / "standard").mkdir()
+    (judged / "tables").rename(judged / "standard" / "tables")
+    text = reporting.rendered(marked)
+    assert f"<!-- begin findings -->\n{reporting.findings_block(judged / 'standard')}\n<!-- end findings -->" in text
+    assert reporting.rendered(text) == text
+
+
+def test_findings_of_another_version_are_refused(judged, small_table):
+    reporting.write_table(small_table, judged / "tables", "22_findings", CAPTION)
+    with pytest.raises(InputError, match=r"22_findings\.csv has other columns .* run its notebook again"):
+        reporting.findings_block(judged)
+
+
+def test_report_begins_with_the_findings_of_all_tables(judged, small_table):
+    reporting.write_table(small_table, judged / "tables", "13_benchmark", CAPTION)
+    page = reporting.write_report("smoke", "", folder=judged).read_text()
+    assert re.findall(r"<h3>(.*?)</h3>", page) == ["Finding by finding, paper beside ours", "13 benchmark"]
+    assert page.count("<td>Table 5</td>") == 2

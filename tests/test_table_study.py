@@ -1,12 +1,15 @@
+import numpy as np
 import pandas as pd
 import pytest
 
 from neuralef import notebooks, table_study
+from neuralef.datasets.base import IGNORE_LABEL
 from neuralef.errors import InputError
+from neuralef.evaluation import score
 from neuralef.reporting import NOT_IN_PAPER, paper_numbers
 from neuralef.results import read_results
-from neuralef.table_study import NOT_RUN, changes, open_tables, published, verdict_lines
-from neuralef.tables import PEERS, TABLES, VIT_SMALL
+from neuralef.table_study import NOT_RUN, changes, image_accuracies, open_tables, published, verdict_lines
+from neuralef.tables import PEERS, TABLES, VIT_LARGE, VIT_SMALL, read_by
 
 IDENTITY = ["dataset", "protocol", "backbone", "method", "clusters", "setting"]
 
@@ -230,6 +233,12 @@ def test_changes_are_counted_from_a_value_that_both_sides_have(out):
     assert found["value"].is_monotonic_increasing
 
 
+def test_several_tables_are_described_at_once():
+    described = smoke().describe(TABLES["5"], TABLES["6"])
+    assert described == smoke().describe(TABLES["6"])
+    assert described != smoke().describe(TABLES["5"])
+
+
 def test_captions_say_what_a_reader_must_know():
     caption = smoke().caption(TABLES["6"])
     for part in ("Table 6", "alpha", "2 seeds", "max_iou", "crop320", "synthetic_scenes", "profile smoke"):
@@ -240,18 +249,65 @@ def test_captions_say_what_a_reader_must_know():
 def test_sentences_give_both_verdicts(out):
     study = smoke()
     verdicts = study.verdicts(TABLES["7"], study.run(TABLES["7"], out))
+    assert set(verdicts["table"]) == {"Table 7"}
     text = verdict_lines(verdicts)
     assert text.count("\n") == len(TABLES["7"].findings) - 1
     assert text.count("in the paper **holds**") == len(TABLES["7"].findings)
     assert r"Ours\* beats Ours" in text
 
 
-def test_a_notebook_stands_beside_every_table_that_names_one():
+def test_every_table_has_a_notebook_and_the_figures_read_what_theirs_show():
     numbers = {path.name[:2] for path in notebooks.sources()}
-    named = [table.notebook for table in TABLES.values() if table.notebook]
-    assert named
-    assert set(named) <= numbers
-    assert len(set(named)) == len(named)
+    assert all(table.notebooks and set(table.notebooks) <= numbers for table in TABLES.values())
+    assert [table.number for table in TABLES.values() if "17" in table.notebooks] == ["1", "2", "4"]
+
+
+def test_what_a_notebook_reads():
+    assert [table.number for table in read_by("21")] == ["6"]
+    assert [table.number for table in read_by("34")] == ["5", "6", "7"]
+    assert read_by("10") == []
+
+
+def test_the_gain_over_another_method_leaves_those_of_others_out(out):
+    found = changes(TABLES["1"], smoke().run(TABLES["1"], out), along="method")
+    assert found["value"].unique().tolist() == ["kmeans", "ours", "ours_star"]
+    assert set(found["panel"]) == {VIT_SMALL, "vit_base_patch16_384", "vit_large_patch16_384"}
+    assert set(found["reference"]) == {"kmeans"}
+    paper = found[(found["source"] == "paper") & (found["panel"] == VIT_SMALL)].set_index("value")["change"]
+    assert paper.to_dict() == pytest.approx({"kmeans": 0, "ours": 0.388 - 0.289, "ours_star": 0.396 - 0.289})
+    assert len(found[found["source"] == "here"]) == 3 * 2  # methods, seeds
+
+
+@pytest.mark.parametrize("number", ["2", "4"])
+def test_class_maps_are_those_that_were_scored(out, number):
+    study = smoke()
+    line = study.line(TABLES[number].specs[0])
+    tables = study.image_tables(line, out)
+    dataset = study.bench(line.experiment).dataset
+    assert list(tables) == ["kmeans", "ours", "ours_star"]
+    for index, maps in enumerate(study.class_maps(line, tables, dataset.ids("val"))):
+        labelled = maps["truth"] != IGNORE_LABEL
+        shape = dataset.image(dataset.ids("val")[index]).shape if number == "4" else (96, 96, 3)
+        assert maps["photograph"].shape == shape
+        for method, counts in tables.items():
+            accuracy = (maps[method] == maps["truth"])[labelled].mean()
+            # Stored features of square crops are rounded to half precision, those of windows are not stored.
+            assert accuracy == pytest.approx(image_accuracies(counts)[index], abs=0.01 if number == "2" else 1e-9)
+
+
+def test_what_cannot_be_run_cannot_be_shown(out):
+    study = smoke()
+    with pytest.raises(InputError, match="no stand-in for vit_large_patch16_384"):
+        study.image_tables(study.line(TABLES["1"].specs[0].varied("backbone", VIT_LARGE)), out)
+
+
+def test_accuracies_of_images_add_up_to_that_of_all():
+    counts = np.random.default_rng(0).integers(0, 50, (5, 4, 3))
+    counts[3] = 0
+    accuracies, pixels = image_accuracies(counts, "majority"), counts.sum(axis=(1, 2))
+    assert np.isnan(accuracies).tolist() == [False, False, False, True, False]
+    expected = score(counts.sum(axis=0), "majority").accuracy
+    assert np.average(np.nan_to_num(accuracies), weights=pixels) == pytest.approx(expected)
 
 
 def test_the_paper_profile_describes_its_own():
