@@ -6,28 +6,58 @@ image of any ``val`` split is opened here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
 import pandas as pd
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from neuralef.clustering import ClusterHead, fit_hidden_kmeans
+from neuralef.clustering import ClusterHead, FeatureKMeans, fit_feature_kmeans, fit_hidden_kmeans, prepare_features
 from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, score
 from neuralef.experiments import Workbench
 from neuralef.features import FeatureStore, shifted_levels, to_tensor
-from neuralef.ours_plus import fit_plus
+from neuralef.ours_plus import TEMPERATURE, VIEWS, diffuse, fit_plus
 from neuralef.paths import cache_root
 from neuralef.segmentation import cluster_map
 from neuralef.training import train
-from neuralef.upsampling import guided_map
+from neuralef.upsampling import Guide, guided_map
 
 NOTHING = {"views": 1, "temperature": None, "guide": None}
 """Fields of :class:`neuralef.ours_plus.PlusHead` that leave K-means on angles alone."""
 
 REFERENCE = "Ours*"
+
+KMEANS = "K-means, centred"
+CONTROL = "K-means, centred, with all parts"
+
+
+@dataclass(frozen=True)
+class PartsOnKMeans(ClusterHead):
+    """The parts of "Ours+" on K-means of the backbone's features: what they are worth where there is no psi.
+
+    Attributes:
+        centred: K-means on centred features of unit length.
+        views: As those of :class:`neuralef.ours_plus.PlusHead`.
+        temperature: The same.
+        guide: The same.
+    """
+
+    centred: FeatureKMeans
+    views: int = VIEWS
+    temperature: float = TEMPERATURE
+    guide: Guide | None = field(default_factory=Guide)
+
+    def logits(self, levels: Tensor) -> Tensor:  # noqa: D102 (inherited)
+        prepared = prepare_features(levels[..., -self.centred.channels :], self.centred.mean)
+        return self.centred.centroids.logits(F.normalize(diffuse(prepared, self.temperature), dim=-1))
+
+    @property
+    def num_clusters(self) -> int:  # noqa: D102
+        return self.centred.num_clusters
 
 
 @dataclass(frozen=True)
@@ -59,7 +89,10 @@ def hold_out(store: FeatureStore, *, every: int = 4, images: int = 100) -> HeldO
 
 
 def heads(bench: Workbench, halves: HeldOut, clusters: int, seed: int) -> dict[str, ClusterHead]:
-    """ "Ours*", its parts one by one, "Ours+", and "Ours+" without each; psi comes from the cache if it is there."""
+    """ "Ours*", its parts one by one, "Ours+", "Ours+" without each; then K-means without psi, with no parts and all.
+
+    psi comes from the cache if it is there.
+    """
     config = bench.config
     folder = cache_root() / "psi" / f"{bench.training_key(clusters, seed, config)}-held-out-{len(halves.fitted)}"
     options = {"num_eigenfunctions": clusters, "seed": seed, "folder": folder, "progress": bench.progress}
@@ -74,6 +107,8 @@ def heads(bench: Workbench, halves: HeldOut, clusters: int, seed: int) -> dict[s
     found["Ours+"] = whole
     for part in parts:
         found[f"Ours+ without {part}"] = replace(whole, **{fields[part]: NOTHING[fields[part]]})
+    found[KMEANS] = fit_feature_kmeans(halves.fitted, config, centred=True, **fit)
+    found[CONTROL] = PartsOnKMeans(found[KMEANS])
     return found
 
 

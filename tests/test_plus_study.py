@@ -1,8 +1,11 @@
 """The ablation of "Ours+": what is held out, what a part is, and the sentences about its aims."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from neuralef import plus_study
 from neuralef.config import Config
@@ -53,12 +56,22 @@ def test_candidates_differ_in_one_part_each(bench):
             elif name != "Ours+":
                 assert present == {part: part in name for part in present}
             assert head.centroids is whole.centroids
-    assert len(found) == 9
+    assert len(found) == 11
+
+
+def test_the_control_has_all_parts_and_no_psi(bench):
+    found = plus_study.heads(bench, plus_study.hold_out(bench.train), 5, 0)
+    control, whole = found[plus_study.CONTROL], found["Ours+"]
+    assert (control.views, control.temperature, control.guide) == (whole.views, whole.temperature, whole.guide)
+    levels = bench.train.levels(slice(0, 1))
+    nearly_none = replace(control, temperature=1e-4)
+    torch.testing.assert_close(nearly_none.logits(levels), found[plus_study.KMEANS].logits(levels), atol=1e-2, rtol=0)
+    assert (control.logits(levels) - nearly_none.logits(levels)).abs().max() > 5e-2
 
 
 def test_scores_are_those_of_the_maps(bench):
     rows = plus_study.ablation(bench, 5, [0, 1], every=4, images=3)
-    assert len(rows) == 18
+    assert len(rows) == 22
     assert rows["mean_iou"].between(0, 1).all()
     assert (rows["image_ms"] > 0).all()
     halves = plus_study.hold_out(bench.train, every=4, images=3)
