@@ -257,12 +257,19 @@ def prepare_features(features: Tensor, mean: Tensor | None) -> Tensor:
 
 
 def fit_feature_kmeans(
-    store: FeatureStore, config: Config, *, num_clusters: int, seed: int, centred: bool, progress: bool = True
+    store: FeatureStore,
+    config: Config,
+    *,
+    num_clusters: int,
+    seed: int,
+    centred: bool,
+    restarts: int = 1,
+    progress: bool = True,
 ) -> FeatureKMeans:
     """The K-means baseline, fitted on training features; ``centred`` chooses the stronger of the two forms."""
     mean = high_mean(store) if centred else None
     points = _sample_prepared(store, config.kmeans_patches, seed, mean, progress=progress)
-    centroids = fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations)
+    centroids = fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations, restarts=restarts)
     return FeatureKMeans(centroids, store.channels[-1], mean)
 
 

@@ -92,6 +92,24 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: If the rows mix datasets, backbones, numbers of clusters or settings.
     """
+    _check_one_setting(results)
+    paper = (
+        paper_numbers("1")
+        .query("dataset == 'pascal_context' and backbone == 'vit_small_patch16_384'")
+        .set_index("method")
+    )
+    rows = []
+    for method in [name for name in METHOD_TITLES if name in set(results["method"])]:
+        of_method = results[results["method"] == method]
+        row = {"method": METHOD_TITLES[method], "seeds": of_method["seed"].nunique(), **matching_columns(of_method)}
+        for metric, title in (("accuracy", "Acc"), ("mean_iou", "mIoU")):
+            row[f"paper {title}"] = f"{paper.loc[method, metric]:.1f}" if method in paper.index else NOT_IN_PAPER
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _check_one_setting(results: pd.DataFrame) -> None:
+    """``ValueError`` if rows mix settings, or hold a method, matching and seed twice."""
     setting = [
         "dataset",
         "trained_on",
@@ -108,19 +126,6 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"one table, one setting; the rows differ in {', '.join(mixed)}")
     if results.duplicated(["method", "matching", "seed"]).any():
         raise ValueError("a method, matching and seed stand there twice; choose the rows of one run")
-    paper = (
-        paper_numbers("1")
-        .query("dataset == 'pascal_context' and backbone == 'vit_small_patch16_384'")
-        .set_index("method")
-    )
-    rows = []
-    for method in [name for name in METHOD_TITLES if name in set(results["method"])]:
-        of_method = results[results["method"] == method]
-        row = {"method": METHOD_TITLES[method], "seeds": of_method["seed"].nunique(), **matching_columns(of_method)}
-        for metric, title in (("accuracy", "Acc"), ("mean_iou", "mIoU")):
-            row[f"paper {title}"] = f"{paper.loc[method, metric]:.1f}" if method in paper.index else NOT_IN_PAPER
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 def benchmark_caption(results: pd.DataFrame) -> str:
@@ -307,10 +312,14 @@ def methods_table(results: pd.DataFrame) -> str:
     """Every method's scores under ``max_iou`` on each dataset, its gain over K-means and its seconds; Markdown.
 
     Gains are taken seed by seed; seconds are those of training, features apart.
+
+    Raises:
+        ValueError: If the rows of a dataset mix settings.
     """
     chosen = results[results["matching"] == "max_iou"]
     rows = []
     for dataset, members in chosen.groupby("dataset", sort=False):
+        _check_one_setting(members)
         scores = members.pivot(index="seed", columns="method", values="mean_iou")
         for method, of in members.groupby("method", sort=False):
             gain = "reference" if method == "kmeans" else mean_and_spread(scores[method] - scores["kmeans"], sign="+")
@@ -328,8 +337,10 @@ def methods_table(results: pd.DataFrame) -> str:
     first = chosen.iloc[0]
     return (
         f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n"
-        f"backbone {first['backbone']}; K = {first['clusters']}; max_iou, percent, mean ± standard deviation over "
-        f"seeds; training on {first['device']}."
+        f"backbone {first['backbone']}; K = {first['clusters']}; psi of depth {first['p_depth']}, trained on one patch "
+        f"in {first['p_patch_stride']} of a row and column with k = {first['p_feature_neighbors']} and alpha = "
+        f"{first['p_pixel_weight']:g}; max_iou, percent, mean ± standard deviation over seeds; training on "
+        f"{first['device']}. {IOU_RULE}"
     )
 
 
