@@ -231,8 +231,9 @@ class Aims:
         return (
             f"**{dataset}**: Ours+ {self.plus:.1f}. K-means + 8 would be {self.kmeans + 8:.1f}: "
             f"{'reached' if gain >= 8 else f'missed by {8 - gain:.1f}'} ({gain:+.1f}). The best K-means, "
-            f"`{best[1]}`, has {best[0]:.1f}: {'above it' if self.plus > best[0] else 'not above it'} in the mean, above "
-            f"every K-means in {self.wins} of {self.seeds} seeds. The exact spectral baseline has {self.spectral:.1f}: "
+            f"`{best[1]}`, has {best[0]:.1f}: {'above it' if self.plus > best[0] else 'not above it'} in the mean; "
+            f"above every K-means in {self.wins} of {self.seeds} seeds. The exact spectral baseline has "
+            f"{self.spectral:.1f}: "
             f"{'above it' if self.plus >= self.spectral else 'below it'} by {abs(self.plus - self.spectral):.1f}."
         )
 

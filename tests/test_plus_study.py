@@ -105,6 +105,6 @@ def test_aims_are_read_from_the_scores():
     assert (found.plus, found.kmeans, found.best_kmeans, found.wins) == (60.0, 51.0, (51.5, "kmeans_pca"), 2)
     sentence = found.sentence("roads")
     assert "reached (+9.0)" in sentence
-    assert "above it in the mean, above every K-means in 2 of 2 seeds" in sentence
+    assert "above it in the mean; above every K-means in 2 of 2 seeds" in sentence
     assert "above it by 2.5" in sentence
     assert "missed by 1.0 (+7.0)" in plus_study.aims(scores.sub([0, 0, 0, 2], axis=0)).sentence("roads")
