@@ -1,10 +1,10 @@
 """A whole training: the paper's recipe in dense arithmetic against two that are faster.
 
-``strided`` is the paper's recipe on every second patch of a row and column, with a quarter of the neighbours, in
-bfloat16; ``quick`` is the profile's. All are timed over some steps in the same run and multiplied by their number of
+Those are the profiles' ``studies``, the paper's recipe on every second patch of a row and column, with a quarter of the
+neighbours, in bfloat16, and ``quick``. All are timed over some steps in the same run and multiplied by their number of
 steps. What each recipe reaches comes from whole runs kept in ``results/reference``: ``quick/results.csv``,
-``bench/faithful/results.csv`` and ``bench/strided/results.csv``, from the commands in ``benchmarks/README.md``. The
-paper's was trained by this package, whose loss and gradients are those of the dense formulas (``training_step``).
+``studies/results.csv``, and ``bench/faithful/results.csv`` from the command in ``benchmarks/README.md``. The paper's
+recipe was trained by this package, whose loss and gradients are those of the dense formulas (``training_step``).
 """
 
 from collections.abc import Callable, Iterator
@@ -26,8 +26,7 @@ NAME = "training"
 QUICK = load_profile("quick").config
 # The paper's, but for the width of psi's blocks: its 3C = 1,152 channels are timed beside it.
 FAITHFUL = replace(Config(), width=QUICK.width)
-STRIDED = replace(FAITHFUL, patch_stride=2, feature_neighbors=FAITHFUL.feature_neighbors // 4, precision="bfloat16")
-RECIPES = {"strided": STRIDED, "quick": QUICK}
+RECIPES = {"studies": load_profile("studies").config, "quick": QUICK}
 PLAIN_STEPS, STEPS = 3, 70
 METHODS = ("ours", "ours_star")
 
@@ -45,20 +44,18 @@ def run() -> Iterator[Row]:
             steps = [epochs * (photographs // config.batch_images) for epochs in (FAITHFUL.epochs, config.epochs)]
             whole = (theirs * steps[0], ours[name] * steps[1])
             yield less_is_better(NAME, case, "s a training", "dense, float32", whole, 4)
-    bench = reference_root("bench")
-    kept = {"strided": bench / "strided", "quick": reference_root("quick")}
-    paper = _scores(bench / "faithful")
-    for name, folder in kept.items():
-        for method, found in _scores(folder).items():
+    paper = _scores(reference_root("bench") / "faithful")
+    for name in RECIPES:
+        for method, found in _scores(reference_root(name)).items():
             case = f"{name}, val, {method}, {len(found)} seeds; paper's recipe, {len(paper[method])} seeds"
             values = (float(np.mean(paper[method])), float(np.mean(found)))
             yield more_is_better(NAME, case, "mean IoU (max_iou)", "paper's recipe", values, 1)
 
 
 def _scores(folder: Path) -> dict[str, list[float]]:
-    """By method, the mean IoU of every seed of a kept run."""
+    """By method, the mean IoU of every seed of a kept run on the dataset of ``quick``."""
     rows = read_results(folder / "results.csv")
-    rows = rows[rows["matching"] == "max_iou"]
+    rows = rows[(rows["matching"] == "max_iou") & (rows["dataset"] == load_profile("quick").dataset)]
     return {method: rows.loc[rows["method"] == method, "mean_iou"].tolist() for method in METHODS}
 
 
