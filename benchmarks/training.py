@@ -1,10 +1,9 @@
-"""A whole training: the paper's recipe in dense arithmetic against two that are faster.
+"""A whole training: the paper's recipe in dense arithmetic against that of profile ``quick``.
 
-Those are the profiles' ``studies``, the paper's recipe on every second patch of a row and column, with a quarter of the
-neighbours, in bfloat16, and ``quick``. All are timed over some steps in the same run and multiplied by their number of
-steps. What each recipe reaches comes from whole runs kept in ``results/reference``: ``quick/results.csv``,
-``studies/results.csv``, and ``bench/faithful/results.csv`` from the command in ``benchmarks/README.md``. The paper's
-recipe was trained by this package, whose loss and gradients are those of the dense formulas (``training_step``).
+Both are timed over some steps in the same run and multiplied by their number of steps. What each recipe reaches comes from
+whole runs kept in ``results/reference``: ``quick/results.csv``, and ``bench/faithful/results.csv`` from the command in
+``benchmarks/README.md``. The paper's recipe was trained by this package, whose loss and gradients are those of the dense
+formulas (``training_step``).
 """
 
 from collections.abc import Callable, Iterator
@@ -26,44 +25,40 @@ NAME = "training"
 QUICK = load_profile("quick").config
 # The paper's, but for the width of psi's blocks: its 3C = 1,152 channels are timed beside it.
 FAITHFUL = replace(Config(), width=QUICK.width)
-RECIPES = {"studies": load_profile("studies").config, "quick": QUICK}
 PLAIN_STEPS, STEPS = 3, 70
 METHODS = ("ours", "ours_star")
 
 
 def run() -> Iterator[Row]:
-    """Seconds of a step and of a training, and mean IoU of all recipes."""
+    """Seconds of a step and of a training, and mean IoU of both recipes."""
     study = inputs.study()
     photographs, K = len(study.bench.train), study.profile.clusters
-    ours = {name: measure(fast, K, name, repeats=1).result for name in RECIPES}
+    ours = measure(fast, K, repeats=1).result
     for width in (QUICK.width, None):
         theirs = measure(faithful, K, width, repeats=1).result
-        for name, config in RECIPES.items():
-            case = f"{name}, {photographs} photographs, K = {K}; paper's recipe with width {width or '3C'}"
-            yield less_is_better(NAME, case, "s a step", "dense, float32", (theirs, ours[name]))
-            steps = [epochs * (photographs // config.batch_images) for epochs in (FAITHFUL.epochs, config.epochs)]
-            whole = (theirs * steps[0], ours[name] * steps[1])
-            yield less_is_better(NAME, case, "s a training", "dense, float32", whole, 4)
+        case = f"quick, {photographs} photographs, K = {K}; paper's recipe with width {width or '3C'}"
+        yield less_is_better(NAME, case, "s a step", "dense, float32", (theirs, ours))
+        steps = [config.epochs * (photographs // config.batch_images) for config in (FAITHFUL, QUICK)]
+        whole = (theirs * steps[0], ours * steps[1])
+        yield less_is_better(NAME, case, "s a training", "dense, float32", whole, 4)
     paper = _scores(reference_root("bench") / "faithful")
-    for name in RECIPES:
-        for method, found in _scores(reference_root(name)).items():
-            case = f"{name}, val, {method}, {len(found)} seeds; paper's recipe, {len(paper[method])} seeds"
-            values = (float(np.mean(paper[method])), float(np.mean(found)))
-            yield more_is_better(NAME, case, "mean IoU (max_iou)", "paper's recipe", values, 1)
+    for method, found in _scores(reference_root("quick")).items():
+        case = f"val, {method}, {len(found)} seeds; paper's recipe, {len(paper[method])} seeds"
+        values = (float(np.mean(paper[method])), float(np.mean(found)))
+        yield more_is_better(NAME, case, "mean IoU (max_iou)", "paper's recipe", values, 1)
 
 
 def _scores(folder: Path) -> dict[str, list[float]]:
-    """By method, the mean IoU of every seed of a kept run on the dataset of ``quick``."""
+    """By method, the mean IoU of every seed of a kept run."""
     rows = read_results(folder / "results.csv")
-    rows = rows[(rows["matching"] == "max_iou") & (rows["dataset"] == load_profile("quick").dataset)]
+    rows = rows[rows["matching"] == "max_iou"]
     return {method: rows.loc[rows["method"] == method, "mean_iou"].tolist() for method in METHODS}
 
 
-def fast(K: int, name: str) -> Callable[[], float]:
-    """Seconds a step of :func:`neuralef.training.train` with one of :data:`RECIPES`."""
+def fast(K: int) -> Callable[[], float]:
+    """Seconds a step of :func:`neuralef.training.train` as ``quick`` trains."""
     store = inputs.study().bench.train
-    config = RECIPES[name]
-    shorter = replace(config, epochs=max(1, STEPS // (len(store) // config.batch_images)))
+    shorter = replace(QUICK, epochs=max(1, STEPS // (len(store) // QUICK.batch_images)))
 
     def seconds() -> float:
         trained = train(store, shorter, num_eigenfunctions=K, seed=0, progress=False)
