@@ -86,6 +86,18 @@ def test_bad_input_inside_a_notebook_is_one_error(tmp_path, monkeypatch):
     assert not (tmp_path / "notebooks" / SOURCES[0].name).exists()
 
 
+def test_figures_of_the_paper_are_said_not_to_be_run_where_nothing_can_be_had(tmp_path, monkeypatch):
+    (source,) = notebooks.sources("17")
+    monkeypatch.setenv("NEURALEF_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nothing answers
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert notebooks.execute(source, {"profile": "standard", "results": str(tmp_path / "out")}, tmp_path / "out")
+    page = (tmp_path / "out" / "notebooks" / f"{source.stem}.html").read_text()
+    assert page.count("could not be fetched") >= 3
+    assert "in both halves of <code>val</code>: <strong>not run</strong>" in page
+    assert not list((tmp_path / "out").glob("figures/*.png"))
+
+
 def test_every_table_and_figure_names_the_data_it_shows(results):
     """Runs after the notebooks above; the captions carry what the study says of itself."""
     description = open_study("smoke", progress=False).describe()
