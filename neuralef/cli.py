@@ -223,9 +223,10 @@ def reproduce(
     }
     for source, parameters in plan.items():
         notebooks.check_parameters(source, parameters)
-    data_keys = {(): study.data_key()}
+    own = study.profile.dataset
+    data_keys = {(own,): study.data_key()}
     for source, parameters in plan.items():
-        names = tuple(parameters.get("datasets", ()))
+        names = notebooks.datasets_read(source, parameters, own)
         if names not in data_keys:
             data_keys[names] = open_studies(profile, names).data_key()
         tables = read_by(source.name[:2])

@@ -100,9 +100,11 @@ def test_reproduce_passes_on_what_the_profile_sets_for_a_notebook(monkeypatch, c
     assert passed["32"][0] == {"profile": "smoke", "results": str(tmp_path), "memory": False, "draws": 50}
     alone = passed["30"][1]
     assert passed["32"][1] == alone
-    further = f"datasets=[synthetic_scenes, '{write_folder_dataset(tmp_path / 'data')}']"
-    assert call(monkeypatch, capsys, *arguments, "30", "-p", further)[0] == 0
+    other = write_folder_dataset(tmp_path / "data")
+    assert call(monkeypatch, capsys, *arguments, "30", "-p", f"datasets=[synthetic_scenes, '{other}']")[0] == 0
     assert passed["30"][1] != alone
+    assert call(monkeypatch, capsys, *arguments, "35", "-p", f"tuned_on={other}")[0] == 0
+    assert passed["35"][1] == passed["30"][1]  # the same photographs
 
 
 def test_a_table_s_notebook_runs_again_when_what_the_table_reads_has_changed(monkeypatch, capsys, tmp_path):
@@ -186,6 +188,7 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("run", "--dataset", "synthetic_scenes", "--profile", "leisurely", "--out", "OUT"), "leisurely"),
         (("reproduce", "--profile", "smoke", "--notebook", "77", "--out", "OUT"), "77"),
         (("reproduce", "--profile", "smoke", "-p", "flavour=1", "--out", "OUT"), "flavour"),
+        (("reproduce", "--profile", "smoke", "--notebook", "32", "-p", "datasets=moon", "--out", "OUT"), "[moon]"),
         ((*AUDIT, "OUT", "--seeds", "one"), "one"),
         ((*AUDIT, "OUT", "--seeds", "1,1"), "1,1"),
         ((*AUDIT, "OUT", "--variants", "some"), "some"),
