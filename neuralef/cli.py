@@ -107,7 +107,8 @@ def run(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: kmeans, kmeans_centred, kmeans_pca, deep_spectral, spectral, ours, ours_star."
+            help="Comma-separated: kmeans, kmeans_centred, kmeans_pca, deep_spectral, spectral, ours, ours_star, "
+            "ours_plus."
         ),
     ] = "kmeans,ours,ours_star",
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,

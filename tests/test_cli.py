@@ -1,5 +1,6 @@
 import io
 import tarfile
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 from test_experiments import write_folder_dataset
 
 from neuralef import cli, notebooks
+from neuralef.methods import REGISTRY
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +33,12 @@ def test_help_lists_every_command(monkeypatch, capsys):
     assert status == 0
     for command in ("data", "weights", "run", "reproduce", "segment", "report", "audit"):
         assert command in out
+
+
+def test_help_of_run_names_every_method():
+    """The list is written out there, because importing the methods takes seconds."""
+    (option,) = get_type_hints(cli.run, include_extras=True)["methods"].__metadata__
+    assert option.help == f"Comma-separated: {', '.join(REGISTRY)}."
 
 
 @pytest.mark.parametrize("arguments", [("data", "list"), ("weights", "list")])
