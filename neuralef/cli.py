@@ -107,7 +107,8 @@ def run(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: kmeans, kmeans_centred, kmeans_pca, deep_spectral, spectral, ours, ours_star."
+            help="Comma-separated: kmeans, kmeans_centred, kmeans_pca, deep_spectral, spectral, ours, ours_star, "
+            "ours_plus."
         ),
     ] = "kmeans,ours,ours_star",
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
@@ -223,9 +224,10 @@ def reproduce(
     }
     for source, parameters in plan.items():
         notebooks.check_parameters(source, parameters)
-    data_keys = {(): study.data_key()}
+    own = study.profile.dataset
+    data_keys = {(own,): study.data_key()}
     for source, parameters in plan.items():
-        names = tuple(parameters.get("datasets", ()))
+        names = notebooks.datasets_read(source, parameters, own)
         if names not in data_keys:
             data_keys[names] = open_studies(profile, names).data_key()
         tables = read_by(source.name[:2])

@@ -3,8 +3,10 @@
 A finding is about differences between two settings of a table that are alike but for one thing. Runs of both that share
 their seed form a pair, so that what they share drops out, and Student's t gives the interval in which the mean
 difference lies. The finding *holds* if the interval of every difference lies where the finding puts it, *does not hold*
-if one lies wholly outside, and is *within seed noise* otherwise. A single run, as in the paper, has no interval: its
-difference counts as it is.
+if one lies wholly outside, and is *within seed noise* otherwise. The finding that some values lie apart by more than a
+tolerance is the other way round: it holds if one interval lies wholly beyond the tolerance, and does not hold if all
+lie within it; the largest of several differences is picked without a correction for their number. A single run, as in
+the paper, has no interval: its difference counts as it is.
 """
 
 import math
@@ -23,7 +25,9 @@ Region = Literal["above", "within", "beyond"]
 VERDICT_RULE = (
     "Differences between settings alike but for one thing, smallest and largest, over runs that share their seed. A "
     "finding holds if the 95 % interval (Student's t over seeds) of every difference lies where it says, does not hold "
-    "if one lies wholly outside, and is within seed noise otherwise; the paper's single runs are taken as they are."
+    "if one lies wholly outside, and is within seed noise otherwise; a finding that some values lie apart by more than "
+    "a tolerance holds if one interval lies wholly beyond it, and does not hold if all lie within it. The paper's "
+    "single runs are taken as they are."
 )
 """What stands under verdicts."""
 

@@ -1,9 +1,10 @@
 """Running the notebooks through papermill, each at most once for the same sources, settings and data.
 
-Papermill only warns about unknown parameters, so names are checked first; it does not replace its output atomically, so
-an executed notebook is written under another name and renamed.
+Papermill only warns about unknown parameters and takes any value, so names and kinds are checked first; it does not
+replace its output atomically, so an executed notebook is written under another name and renamed.
 """
 
+import ast
 import json
 import logging
 from collections.abc import Mapping
@@ -50,14 +51,42 @@ def sources(*patterns: str) -> list[Path]:
     return chosen
 
 
+_KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
+    "list": ("a list", (list,)),
+    "dict": ("a mapping", (dict,)),
+    "bool": ("true or false", (bool,)),
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+}
+"""By the annotation of a parameter: what may be given for it; strings take anything."""
+
+
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """``InputError`` if the notebook's parameters cell does not know one of the names."""
+    """``InputError`` if the notebook's parameters cell does not know a name, or has another kind of value there."""
     known = papermill.inspect_notebook(str(notebook))
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         raise InputError(
             f"{notebook.name} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}"
         )
+    for name, value in parameters.items():
+        kind = known[name]["inferred_type_name"]
+        called, types = _KINDS.get(kind, ("", ()))
+        if types and type(value) not in types:  # a bool, too, is an int to isinstance
+            like = {"list": f"[{'' if value is None else value}]", "dict": "{name: value}"}
+            example = like.get(kind, ast.literal_eval(known[name]["default"]))
+            raise InputError(f"{notebook.name}: {name} is {value!r}; write {called}, as -p '{name}={example}'")
+
+
+def datasets_read(notebook: Path, parameters: Mapping[str, Any], own: str) -> tuple[str, ...]:
+    """Names of the datasets a notebook reads, as its parameters say, be they given or its own.
+
+    These are the ones of ``datasets``, or ``own``, the profile's, where that names none; and ``tuned_on``.
+    """
+    known = papermill.inspect_notebook(str(notebook))
+    values = {name: ast.literal_eval(entry["default"]) for name, entry in known.items()} | dict(parameters)
+    named = [*(values.get("datasets") or [own]), values.get("tuned_on")]
+    return tuple(dict.fromkeys(filter(None, named)))
 
 
 def check_numbers(parameters: Mapping[str, Any]) -> None:

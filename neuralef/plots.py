@@ -238,7 +238,7 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
     if values.empty:
         return _nothing_run()
     panels, methods = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["method"]))
-    palette = dict(zip(methods, sns.color_palette("colorblind"), strict=False))
+    palette = dict(zip(methods, cycle(sns.color_palette("colorblind")), strict=False))
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, panels, strict=True):
         chosen = values[values["panel"] == panel]
@@ -274,7 +274,7 @@ def paired_runs(values: pd.DataFrame, intervals: pd.DataFrame, *, ylabel: str) -
         ylabel: What the values are.
     """
     panels, treatments = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["treatment"]))
-    palette = dict(zip(treatments, sns.color_palette("colorblind"), strict=False))
+    palette = dict(zip(treatments, cycle(sns.color_palette("colorblind")), strict=False))
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, panels, strict=True):
         wide = values[values["panel"] == panel].pivot(index="seed", columns="treatment", values="value")[treatments]
@@ -401,9 +401,8 @@ def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:
     classes, methods = list(dict.fromkeys(values["class"])), list(dict.fromkeys(values["method"]))
     offsets = np.linspace(-0.27, 0.27, len(methods)) if len(methods) > 1 else [0.0]
     figure, axis = plt.subplots(figsize=(6.5, 0.55 * len(classes) + 1.2), layout="constrained")
-    for method, offset, colour, marker in zip(
-        methods, offsets, sns.color_palette("colorblind"), "osD^v<>", strict=False
-    ):
+    marks = zip(cycle(sns.color_palette("colorblind")), cycle("osD^v<>"), strict=False)
+    for method, offset, (colour, marker) in zip(methods, offsets, marks, strict=False):
         chosen = values[values["method"] == method].set_index("class").reindex(classes)
         places = np.arange(len(classes)) + offset
         axis.hlines(places, chosen["low"], chosen["high"], color=colour, linewidth=2, alpha=0.6)

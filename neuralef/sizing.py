@@ -11,8 +11,9 @@ kernel, sparse        :math:`B^2 C`, each pair once                    :math:`44
 kernel, dense         :math:`2 B^2 C`, and k of every row              :math:`10 B^2`
 objective, sparse     :math:`2 (2k + 30) B K + 4 B K^2`                :math:`24 B K`
 objective, dense      :math:`8 B^2 K`, both ways                       :math:`24 B K`
-psi, forward          :math:`2 B L ((4 + 2r) W^2 + 128 W) + 2 B W K`   :math:`4 B L W (13 + 2r)` kept for backward
-psi, a step           three times that                                 12 a parameter, and the above
+psi, forward          :math:`2 B L ((4 + 2r) W^2 + 128 W) + 2 B W K`   :math:`4 B (W (3 + 2r) + K)`
+psi, a step           three times that                                 :math:`4 B W (L (13 + 2r) + 3 + 2r) + 24 B K`
+                                                                       and 12 a parameter
 K-means               :math:`2 K C` a patch and iteration              :math:`4 C` a patch
 ====================  ===============================================  ==========================================
 
@@ -46,10 +47,12 @@ from neuralef.errors import InputError
 from neuralef.graph import BLOCK
 from neuralef.kmeans import LLOYD_PATCHES
 from neuralef.measuring import measure
+from neuralef.methods import REGISTRY
 from neuralef.objective import neural_eigenfunction_objective
 from neuralef.protocols import PAPER_SLIDING
 from neuralef.reporting import paper_numbers
 from neuralef.segmentation import cluster_map
+from neuralef.tables import PAPER_METHODS
 from neuralef.training import kernel_of, new_optimizer, optimise
 
 SINGLE, HALF = 4, 2
@@ -507,7 +510,6 @@ def load_compiled_loops() -> None:
     neural_eigenfunction_objective(outputs, kappa, orthogonality_weight=1.0).loss.backward()
 
 
-PAPER_METHODS = ("kmeans", "ours", "ours_star")
 _NO_CHANGE = ("pixel_weight=0.3", "orthogonality_weight=0.08")
 EPOCHS = {"ade20k": 20, "imagenet": 5}
 """Where the paper does not train for the configuration's 40 epochs (4.1)."""
@@ -592,7 +594,8 @@ def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cos
         batch_images: Images of a batch.
 
     Returns:
-        ``step``, ``training``, ``clustering`` (K-means with its features, where a method needs it) and ``evaluation``.
+        ``step``, ``training``, ``clustering`` (K-means with the features it reads, where a method needs it) and
+        ``evaluation``; psi is part of both for the methods that need it.
     """
     vit = transformer_of(run.backbone)
     train, val = _split_sizes(_any_name(run.photographs))["train"], _split_sizes(run.dataset)["val"]
@@ -600,23 +603,28 @@ def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cos
     epochs = EPOCHS.get(run.photographs, config.epochs)
     steps = epochs * (train // batch_images) if run.training else 0
     crop = (config.image_size,) * 2
-    clustering = Cost()
-    for method in run.methods:
-        if method == "ours":
-            continue
-        channels = vit.channels if method == "kmeans" else config.width or 3 * vit.channels
-        patches = min(config.kmeans_patches, train * vit.patches(crop))
-        fit = kmeans_cost(patches, channels, run.clusters, iterations=config.kmeans_iterations)
-        clustering = clustering + backbone_cost(vit, crop, 1).times(train) + replace(fit, memory=0.0)
     windows, side = run.windows()
-    T = vit.patches((side, side))
-    window = backbone_cost(vit, (side, side), 1) + psi_forward_cost(T, 3 * vit.channels, run.clusters, config)
-    window = window + dense_maps_cost(side**2, run.clusters)
+    T, channels = vit.patches((side, side)), 3 * vit.channels
+    window = backbone_cost(vit, (side, side), 1) + dense_maps_cost(side**2, run.clusters)
+    psi = psi_forward_cost(T, channels, run.clusters, config)
+    clustering = evaluation = Cost()
+    for method in run.methods:
+        recipe = REGISTRY[method]
+        evaluation = evaluation + window
+        read, clustered = backbone_cost(vit, crop, 1), vit.channels
+        if recipe.needs_psi:
+            # Ours* asks for K distances in place of the head, which cost as much; those of K-means on features, little.
+            evaluation = evaluation + psi
+            read, clustered = read + psi_forward_cost(vit.patches(crop), channels, 0, config), config.width or channels
+        if recipe.fit is not None:
+            patches = min(config.kmeans_patches, train * vit.patches(crop))
+            fit = kmeans_cost(patches, clustered, run.clusters, iterations=config.kmeans_iterations)
+            clustering = clustering + read.times(train) + replace(fit, memory=0.0)
     return {
         "step": step,
         "training": step.times(steps),
         "clustering": clustering,
-        "evaluation": window.times(windows * val * len(run.methods)),
+        "evaluation": evaluation.times(windows * val),
     }
 
 

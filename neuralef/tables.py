@@ -215,7 +215,10 @@ TABLES = {
                     pairs=exceeds("setting", "pixel_weight=0.3", "pixel_weight=0"),
                 ),
             ),
-            note="pixel_weight is the paper's alpha, 0.3 in its other tables.",
+            note=(
+                "pixel_weight is the paper's alpha, 0.3 in its other tables; ours have the profile's, see the `p_` columns "
+                "of `results.csv`."
+            ),
         ),
         Table(
             number="7",

@@ -1,5 +1,6 @@
 import io
 import tarfile
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 from test_experiments import write_folder_dataset
 
 from neuralef import cli, notebooks
+from neuralef.methods import REGISTRY
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +33,12 @@ def test_help_lists_every_command(monkeypatch, capsys):
     assert status == 0
     for command in ("data", "weights", "run", "reproduce", "segment", "report", "audit"):
         assert command in out
+
+
+def test_help_of_run_names_every_method():
+    """The list is written out there, because importing the methods takes seconds."""
+    (option,) = get_type_hints(cli.run, include_extras=True)["methods"].__metadata__
+    assert option.help == f"Comma-separated: {', '.join(REGISTRY)}."
 
 
 @pytest.mark.parametrize("arguments", [("data", "list"), ("weights", "list")])
@@ -100,9 +108,11 @@ def test_reproduce_passes_on_what_the_profile_sets_for_a_notebook(monkeypatch, c
     assert passed["32"][0] == {"profile": "smoke", "results": str(tmp_path), "memory": False, "draws": 50}
     alone = passed["30"][1]
     assert passed["32"][1] == alone
-    further = f"datasets=[synthetic_scenes, '{write_folder_dataset(tmp_path / 'data')}']"
-    assert call(monkeypatch, capsys, *arguments, "30", "-p", further)[0] == 0
+    other = write_folder_dataset(tmp_path / "data")
+    assert call(monkeypatch, capsys, *arguments, "30", "-p", f"datasets=[synthetic_scenes, '{other}']")[0] == 0
     assert passed["30"][1] != alone
+    assert call(monkeypatch, capsys, *arguments, "35", "-p", f"tuned_on={other}")[0] == 0
+    assert passed["35"][1] == passed["30"][1]  # the same photographs
 
 
 def test_a_table_s_notebook_runs_again_when_what_the_table_reads_has_changed(monkeypatch, capsys, tmp_path):
@@ -186,6 +196,7 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("run", "--dataset", "synthetic_scenes", "--profile", "leisurely", "--out", "OUT"), "leisurely"),
         (("reproduce", "--profile", "smoke", "--notebook", "77", "--out", "OUT"), "77"),
         (("reproduce", "--profile", "smoke", "-p", "flavour=1", "--out", "OUT"), "flavour"),
+        (("reproduce", "--profile", "smoke", "--notebook", "32", "-p", "datasets=moon", "--out", "OUT"), "[moon]"),
         ((*AUDIT, "OUT", "--seeds", "one"), "one"),
         ((*AUDIT, "OUT", "--seeds", "1,1"), "1,1"),
         ((*AUDIT, "OUT", "--variants", "some"), "some"),

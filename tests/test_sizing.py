@@ -1,6 +1,7 @@
 """Formulas against what torch counts, what files weigh, and the paper's own remarks."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,26 @@ def test_the_paper_s_runs_are_those_of_its_tables():
     assert by_table["4"][0].clusters == 512 and by_table["4"][0].crop == 512
     assert [run.windows() for run in (*by_table["3"], *by_table["4"])] == [(4, 480), (8, 768), (2, 512)]
     assert by_table["2"][0].windows() == (1, 320) and by_table["2"][0].crop == 768
+
+
+def test_a_method_is_charged_for_psi_where_it_needs_it():
+    """Pascal Context with ViT-S: T = 20^2, C = 384, 12 blocks; psi has W = 1152, two blocks, heads of 64 channels."""
+    backbone = 2 * 400 * 3 * 16**2 * 384 + 12 * (24 * 401 * 384**2 + 4 * 401**2 * 384)
+    hidden, head = 2 * (24 * 400 * 1152**2 + 4 * 400 * 1152 * 64), 2 * 400 * 1152 * 256
+    maps, seen = 8 * 320**2 * 256, 50_000 * 100 + 4998 * 400  # 100 iterations on a draw, one pass over all patches
+    run = next(run for run in sizing.paper_runs() if run.table == "1" and run.backbone == "vit_small_patch16_384")
+    expected = {
+        "kmeans": (5105 * (backbone + maps), 4998 * backbone + 2 * seen * 384 * 256),
+        "ours": (5105 * (backbone + hidden + head + maps), 0),
+        "ours_star": (5105 * (backbone + hidden + head + maps), 4998 * (backbone + hidden) + 2 * seen * 1152 * 256),
+    }
+    for method, operations in expected.items():
+        costs = sizing.run_costs(replace(run, methods=(method,)), Config(), 16)
+        assert (costs["evaluation"].operations, costs["clustering"].operations) == pytest.approx(operations)
+    assert set(run.methods) == set(expected)
+    together = sizing.run_costs(run, Config(), 16)
+    sums = [sum(operations) for operations in zip(*expected.values(), strict=True)]
+    assert [together["evaluation"].operations, together["clustering"].operations] == pytest.approx(sums)
 
 
 def test_half_a_batch_is_taken_where_a_whole_one_does_not_fit():

@@ -8,7 +8,7 @@ import papermill
 import pytest
 
 from neuralef import notebooks
-from neuralef.config import load_profile
+from neuralef.config import load_profile, profiles
 from neuralef.errors import InputError
 from neuralef.experiments import open_study
 
@@ -70,6 +70,41 @@ def test_unknown_parameter_is_refused_before_anything_runs(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("number", "parameter", "message"),
+    [
+        ("32", {"datasets": "camvid"}, r"datasets is 'camvid'; write a list, as -p 'datasets=\[camvid\]'"),
+        ("30", {"seeds": 3}, r"seeds is 3; write a list, as -p 'seeds=\[3\]'"),
+        ("30", {"seeds": None}, r"'seeds=\[\]'"),
+        ("30", {"changes": "depth=1"}, "changes is 'depth=1'; write a mapping"),
+        ("17", {"draws": "many"}, "draws is 'many'; write a whole number, as -p 'draws=1000'"),
+        ("17", {"draws": True}, "draws is True"),
+        ("17", {"draws": 10.5}, "draws is 10.5"),
+        ("32", {"memory": 1}, "memory is 1; write true or false, as -p 'memory=True'"),
+        # What YAML reads as a string.
+        ("31", {"graph_rate": "3e-3"}, "graph_rate is '3e-3'; write a number, as -p 'graph_rate=0.003'"),
+    ],
+)
+def test_parameter_of_another_kind_is_refused_with_the_remedy(number, parameter, message):
+    (source,) = notebooks.sources(number)
+    with pytest.raises(InputError, match=message):
+        notebooks.check_parameters(source, parameter)
+
+
+def test_parameters_of_profiles_and_whole_numbers_for_any_are_taken():
+    for name in profiles():
+        for number, values in load_profile(name).notebook_parameters.items():
+            notebooks.check_parameters(*notebooks.sources(number), values)
+    notebooks.check_parameters(*notebooks.sources("18"), {"memory_gb": 80, "gpu": 3090})
+
+
+def test_datasets_a_notebook_reads_are_those_it_is_given_or_its_own():
+    (source,), (plain,) = notebooks.sources("35"), notebooks.sources("13")
+    assert notebooks.datasets_read(source, {}, "own") == ("own", "camvid")
+    assert notebooks.datasets_read(source, {"datasets": ["a", "b"], "tuned_on": "b"}, "own") == ("a", "b")
+    assert notebooks.datasets_read(plain, {}, "own") == ("own",)
+
+
 def test_unknown_notebook_is_refused():
     with pytest.raises(InputError, match="no notebook matches"):
         notebooks.sources("77*")
@@ -84,6 +119,18 @@ def test_bad_input_inside_a_notebook_is_one_error(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="leisurely"):
         notebooks.execute(SOURCES[0], {"profile": "leisurely", "results": str(tmp_path)}, tmp_path)
     assert not (tmp_path / "notebooks" / SOURCES[0].name).exists()
+
+
+def test_figures_of_the_paper_are_said_not_to_be_run_where_nothing_can_be_had(tmp_path, monkeypatch):
+    (source,) = notebooks.sources("17")
+    monkeypatch.setenv("NEURALEF_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nothing answers
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert notebooks.execute(source, {"profile": "standard", "results": str(tmp_path / "out")}, tmp_path / "out")
+    page = (tmp_path / "out" / "notebooks" / f"{source.stem}.html").read_text()
+    assert page.count("could not be fetched") >= 3
+    assert "in both halves of <code>val</code>: <strong>not run</strong>" in page
+    assert not list((tmp_path / "out").glob("figures/*.png"))
 
 
 def test_every_table_and_figure_names_the_data_it_shows(results):
