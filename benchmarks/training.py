@@ -1,9 +1,9 @@
 """A whole training: the paper's recipe in dense arithmetic against that of profile ``quick``.
 
-Both are timed over some steps in the same run and multiplied by their number of steps. What each recipe reaches comes from
-whole runs kept in ``results/reference``: ``quick/results.csv``, and ``bench/faithful/results.csv`` from the command in
-``benchmarks/README.md``. The paper's recipe was trained by this package, whose loss and gradients are those of the dense
-formulas (``training_step``).
+Both are timed over some steps in the same run and multiplied by their number of steps. What each recipe reaches comes
+from whole runs in ``results/reference``: ``quick/results.csv``, and ``bench/faithful/results.csv`` from the command
+in ``benchmarks/README.md``. The paper's recipe was trained by this package, whose loss and gradients are those of the
+dense formulas (``training_step``).
 """
 
 from collections.abc import Callable, Iterator

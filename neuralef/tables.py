@@ -216,8 +216,8 @@ TABLES = {
                 ),
             ),
             note=(
-                "pixel_weight is the paper's alpha, 0.3 in its other tables; ours have the profile's, see the `p_` columns "
-                "of `results.csv`."
+                "pixel_weight is the paper's alpha, 0.3 in its other tables; ours have the profile's, see the `p_` "
+                "columns of `results.csv`."
             ),
         ),
         Table(
