@@ -183,16 +183,16 @@ class Profile:
 
     name: str
     dataset: str
-    fallback_dataset: str | None
+    fallback_dataset: str | None = None
     backbone: str
     clusters: int
     seeds: tuple[int, ...]
     methods: tuple[str, ...]
-    config: Config
-    dataset_options: Mapping[str, Any]
-    notebooks: tuple[str, ...]
-    notebook_parameters: Mapping[str, Mapping[str, Any]]
-    tables: TableSetup | None
+    config: Config = field(default_factory=Config)
+    dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    notebooks: tuple[str, ...] = ("*",)
+    notebook_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tables: TableSetup | None = None
 
 
 def profiles() -> tuple[str, ...]:
@@ -204,26 +204,17 @@ def load_profile(name: str) -> Profile:
     """Read one profile.
 
     Raises:
-        InputError: If there is none of that name, or it names an unknown field.
+        InputError: If there is none of that name, it lacks an entry, or has an unknown one.
     """
     path = PROFILES / f"{name}.yaml"
     if not path.is_file():
         raise InputError(f"unknown profile {name!r}; there are {', '.join(profiles())}")
-    document = yaml.safe_load(path.read_text())
-    return Profile(
-        name=name,
-        dataset=document["dataset"],
-        fallback_dataset=document.get("fallback_dataset"),
-        backbone=document["backbone"],
-        clusters=document["clusters"],
-        seeds=tuple(document["seeds"]),
-        methods=tuple(document["methods"]),
-        config=Config().updated(document.get("config", {})),
-        dataset_options=document.get("dataset_options", {}),
-        notebooks=tuple(document.get("notebooks", ["*"])),
-        notebook_parameters=document.get("notebook_parameters", {}),
-        tables=_table_setup(document.get("tables")),
-    )
+    document = yaml.safe_load(path.read_text()) or {}
+    _check_entries(document, Profile, f"profile {name!r}", given=("name",))
+    lists = {entry: tuple(value) for entry, value in document.items() if isinstance(value, list)}
+    config = Config().updated(document.get("config", {}))
+    tables = _table_setup(document.get("tables"), f"the tables of profile {name!r}")
+    return Profile(**{**document, **lists, "name": name, "config": config, "tables": tables})
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
@@ -238,13 +229,23 @@ def _whole_patches(pixels: int, patch_size: int) -> int:
     return max(1, round(pixels / patch_size)) * patch_size
 
 
-def _table_setup(document: Mapping[str, Any] | None) -> TableSetup | None:
+def _check_entries(document: Mapping[str, Any], kind: type, where: str, *, given: Sequence[str] = ()) -> None:
+    """``InputError`` where a document has what a dataclass has not, or lacks what has no default there."""
+    known = [entry for entry in dataclasses.fields(kind) if entry.name not in given]
+    unknown = sorted(set(document) - {entry.name for entry in known})
+    if unknown:
+        names = ", ".join(entry.name for entry in known)
+        raise InputError(f"unknown entry {unknown[0]!r} of {where}; there are {names}")
+    required = [e.name for e in known if e.default is dataclasses.MISSING and e.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in document]
+    if missing:
+        raise InputError(f"no entry {missing[0]!r} of {where}; needed are {', '.join(required)}")
+
+
+def _table_setup(document: Mapping[str, Any] | None, where: str) -> TableSetup | None:
     if document is None:
         return None
-    known = [entry.name for entry in dataclasses.fields(TableSetup)]
-    unknown = sorted(set(document) - set(known))
-    if unknown:
-        raise InputError(f"unknown entry {unknown[0]!r} of a profile's tables; there are {', '.join(known)}")
+    _check_entries(document, TableSetup, where)
     lists = {name: tuple(value) for name, value in document.items() if isinstance(value, list)}
     values = {name: tuple(numbers) for name, numbers in document.get("values", {}).items()}
     return TableSetup(**{**document, **lists, "values": values})

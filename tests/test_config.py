@@ -317,10 +317,37 @@ def test_an_unknown_profile_is_named_with_the_known_ones():
         load_profile("leisurely")
 
 
-@pytest.mark.parametrize(("known", "typo"), [("epochs", "epoch"), ("transfer", "transfers")])
+@pytest.mark.parametrize(
+    ("known", "typo"),
+    [
+        ("  epochs:", "  epoch:"),
+        ("  transfer:", "  transfers:"),
+        ("\nnotebook_parameters:", "\nnotebook_parameter:"),
+        ("\ndataset_options:", "\ndataset_option:"),
+        ("\ndataset:", "\nname: smoke\ndataset:"),
+    ],
+)
 def test_a_profile_with_an_unknown_entry_is_refused(tmp_path, monkeypatch, known, typo):
-    text = (config_module.PROFILES / "smoke.yaml").read_text().replace(f"  {known}:", f"  {typo}:")
-    (tmp_path / "typo.yaml").write_text(text)
-    monkeypatch.setattr(config_module, "PROFILES", tmp_path)
-    with pytest.raises(InputError, match=f"'{typo}'"):
-        load_profile("typo")
+    write_changed_profile(tmp_path, monkeypatch, known, typo)
+    with pytest.raises(InputError, match=rf"'{typo.split(':')[0].strip()}'.*; there are .*{known.strip()[:-1]}"):
+        load_profile("changed")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("\nclusters: 12", "no entry 'clusters' of profile 'changed'; needed are dataset, backbone, clusters"),
+        ("\n  seeds: [0, 1]", "no entry 'seeds' of the tables of profile 'changed'; needed are seeds"),
+    ],
+)
+def test_a_profile_that_lacks_an_entry_is_refused(tmp_path, monkeypatch, entry, message):
+    write_changed_profile(tmp_path, monkeypatch, entry, "")
+    with pytest.raises(InputError, match=message):
+        load_profile("changed")
+
+
+def write_changed_profile(folder, monkeypatch, old, new):
+    text = (config_module.PROFILES / "smoke.yaml").read_text()
+    assert text.count(old) == 1
+    (folder / "changed.yaml").write_text(text.replace(old, new))
+    monkeypatch.setattr(config_module, "PROFILES", folder)
