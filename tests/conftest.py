@@ -4,9 +4,14 @@
 them. ``data_folder`` gives a test empty folders of its own.
 """
 
+import os
 import random
 import urllib.error
 import urllib.request
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers with a pool of threads each wait for one another at every barrier; read when torch and numba are loaded.
+    os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 import numpy as np
 import pytest
