@@ -53,7 +53,6 @@ def sources(*patterns: str) -> list[Path]:
 
 _KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "list": ("a list", (list,)),
-    "dict": ("a mapping", (dict,)),
     "bool": ("true or false", (bool,)),
     "int": ("a whole number", (int,)),
     "float": ("a number", (int, float)),
@@ -73,8 +72,8 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
         kind = known[name]["inferred_type_name"]
         called, types = _KINDS.get(kind, ("", ()))
         if types and type(value) not in types:  # a bool, too, is an int to isinstance
-            like = {"list": f"[{'' if value is None else value}]", "dict": "{name: value}"}
-            example = like.get(kind, ast.literal_eval(known[name]["default"]))
+            listed = f"[{'' if value is None else value}]"
+            example = listed if kind == "list" else ast.literal_eval(known[name]["default"])
             raise InputError(f"{notebook.name}: {name} is {value!r}; write {called}, as -p '{name}={example}'")
 
 

@@ -1,7 +1,7 @@
 """Every notebook: its form, and a whole run at the smoke profile."""
 
 import json
-from html import escape
+from html import unescape
 
 import nbformat
 import papermill
@@ -76,7 +76,6 @@ def test_unknown_parameter_is_refused_before_anything_runs(tmp_path):
         ("32", {"datasets": "camvid"}, r"datasets is 'camvid'; write a list, as -p 'datasets=\[camvid\]'"),
         ("30", {"seeds": 3}, r"seeds is 3; write a list, as -p 'seeds=\[3\]'"),
         ("30", {"seeds": None}, r"'seeds=\[\]'"),
-        ("30", {"changes": "depth=1"}, "changes is 'depth=1'; write a mapping"),
         ("17", {"draws": "many"}, "draws is 'many'; write a whole number, as -p 'draws=1000'"),
         ("17", {"draws": True}, "draws is True"),
         ("17", {"draws": 10.5}, "draws is 10.5"),
@@ -145,7 +144,7 @@ def test_pages_describe_their_figures(results):
     """Runs after the notebooks above; nbconvert writes ``No description`` where an image has no alternative text."""
     for figure in (results / "figures").glob("*.png"):
         (page,) = (results / "notebooks").glob(f"{figure.name[:2]}_*.html")
-        assert escape(figure.with_suffix(".txt").read_text().strip()) in page.read_text(), figure.name
+        assert figure.with_suffix(".txt").read_text().strip() in unescape(page.read_text()), figure.name
 
 
 def test_report_is_one_page_with_every_figure(results):
