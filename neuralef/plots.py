@@ -1016,6 +1016,8 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
         xlabel: What the values are of.
         ylabel: What changes.
     """
+    if values.empty:
+        return _nothing_run()
     panels, places = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["value"]))
     ours, papers = sns.color_palette("colorblind")[:2]
     figure, axes = plt.subplots(

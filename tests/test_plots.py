@@ -51,3 +51,11 @@ def test_windows_are_counted_where_they_overlap():
     np.testing.assert_array_equal(count, [[1, 1, 2, 2, 1, 1]] * 4)
     assert [text.get_text() for text in above.texts] == ["1", "2"]
     np.testing.assert_array_equal(above.images[0].get_extent(), (0, 6, 4, 0))  # drawn at the size of the windows
+
+
+def test_a_table_of_which_nothing_ran_says_so():
+    strips = plots.seed_strips(pd.DataFrame(columns=["panel", "method", "value"]), ylabel="")
+    changes = plots.change_strips(
+        pd.DataFrame(columns=["panel", "value", "source", "seed", "change"]), xlabel="", ylabel=""
+    )
+    assert [figure.axes[0].texts[0].get_text() for figure in (strips, changes)] == ["not run", "not run"]

@@ -113,7 +113,7 @@ MAT_DAMAGE = (
     IndexError,
     OSError,
     EOFError,
-    NotImplementedError,
+    NotImplementedError,  # scipy's answer to a version of the format that it does not read
     zlib.error,
     struct.error,
 )
