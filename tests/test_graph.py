@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import dense_feature_graph, dense_normalized_adjacency, dense_pixel_graph
 
-from neuralef import graph
+from neuralef import graph, loops
 from neuralef.errors import InputError
 
 
@@ -220,3 +221,35 @@ def test_one_patch_image_is_refused_by_name():
 def test_negative_affinity_is_refused():
     with pytest.raises(ValueError, match="non-negative"):
         graph.normalized_adjacency(-graph.feature_graph(patches()[0].flatten(0, 2), 3))
+
+
+@pytest.mark.parametrize("size", [1, 31, 33, 600])
+def test_sparse_sums_are_those_of_dense_matrices(size):
+    generator = np.random.default_rng(size)
+
+    def shuffled():
+        """A random sparse matrix, the entries of each row in random order."""
+        dense = np.where(generator.random((size, size)) < 0.3, generator.standard_normal((size, size)), 0)
+        rows = [generator.permutation(np.flatnonzero(row)) for row in dense]
+        starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
+        columns = np.concatenate(rows).astype(np.int32)
+        entries = dense[np.repeat(np.arange(size), np.diff(starts)), columns].astype(np.float32)
+        return sp.csr_array((entries, columns, starts), shape=(size, size))
+
+    A, B = shuffled(), shuffled()
+    starts, columns, entries = loops.sparse_sum(A.indptr, A.indices, A.data, B.indptr, B.indices, B.data)
+    found = sp.csr_array((entries, columns, starts), shape=(size, size))
+    assert all((np.diff(columns[starts[u] : starts[u + 1]]) > 0).all() for u in range(size))
+    np.testing.assert_array_equal(found.toarray(), A.toarray() + B.toarray())
+
+
+def test_a_sparse_product_adds_its_entries_in_their_order():
+    generator = np.random.default_rng(0)
+    dense = generator.standard_normal((40, 7)).astype(np.float32)
+    matrix = sp.random_array((40, 40), density=0.4, format="csr", dtype=np.float32, rng=generator)
+    expected = np.zeros((40, 7), dtype=np.float32)
+    for u in range(40):
+        for entry in range(matrix.indptr[u], matrix.indptr[u + 1]):
+            expected[u] += matrix.data[entry] * dense[matrix.indices[entry]]
+    found = loops.sparse_product(matrix.indptr, matrix.indices, matrix.data, dense)
+    np.testing.assert_array_equal(found, expected)
