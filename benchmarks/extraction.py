@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs
 from benchmarks.harness import THREADS, Row, less_is_better, measure, more_is_better
-from neuralef.backbones import Precision
 from neuralef.features import CHUNK, extract, to_tensor
+from neuralef.precision import Precision
 
 NAME = "extraction"
 PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution")

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from benchmarks import inputs
 from benchmarks.harness import Row, less_is_better, measure, more_is_better
-from neuralef.backbones import Precision
 from neuralef.clustering import ClusterHead, EigenfunctionHead, FeatureKMeans, HiddenKMeans
 from neuralef.datasets.crops import crop_image
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.features import to_tensor
 from neuralef.kmeans import Centroids
+from neuralef.precision import Precision
 from neuralef.segmentation import Segmenter, cluster_map
 
 NAME = "inference"

@@ -8,6 +8,7 @@ from neuralef.datasets.crops import crop_image
 from neuralef.experiments import Study, open_study
 from neuralef.features import to_tensor
 from neuralef.graph import patch_colours
+from neuralef.precision import fastest_precision
 
 
 @cache
@@ -32,4 +33,4 @@ def patches(images: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """
     backbone = study().bench.backbone
     crops = to_tensor(photographs(images, side * backbone.patch_size))
-    return backbone(crops, precision="bfloat16").numpy(), patch_colours(crops, (side, side)).numpy()
+    return backbone(crops, precision=fastest_precision()).numpy(), patch_colours(crops, (side, side)).numpy()

@@ -115,9 +115,9 @@ def plain_whole_step(folder: str, B: int, K: int) -> Callable[[], float]:
 
 
 def whole_step(folder: str, B: int, K: int) -> Callable[[], float]:
-    """Ours: the same psi in bfloat16, as ``quick`` trains it."""
+    """Ours: the same psi as ``quick`` trains it, in bfloat16 where the processor has it."""
     levels, colours, _ = _batch(folder, B, K)
-    config = replace(PAPER, width=QUICK.width, depth=QUICK.depth, mlp_ratio=QUICK.mlp_ratio, precision="bfloat16")
+    config = replace(PAPER, width=QUICK.width, depth=QUICK.depth, mlp_ratio=QUICK.mlp_ratio, precision=QUICK.precision)
     psi = Eigenfunctions(
         levels.shape[-1],
         K,

@@ -37,7 +37,6 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from neuralef.backbones import Precision
 from neuralef.clustering import ClusterHead, hidden_features
 from neuralef.config import Config
 from neuralef.datasets.base import Dataset
@@ -45,6 +44,7 @@ from neuralef.datasets.crops import crop_label
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.evaluation import image_counts
 from neuralef.features import FeatureStore
+from neuralef.precision import Precision
 from neuralef.training import (
     Step,
     batch_at,

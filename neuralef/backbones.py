@@ -39,14 +39,13 @@ from torch import Tensor, nn
 from neuralef import weights
 from neuralef.errors import InputError
 from neuralef.files import tensors_digest
+from neuralef.precision import Precision
 
 log = logging.getLogger(__name__)
 
 HighLevel = Literal["final_norm", "layer_norm", "raw", "keys"]
 """How the high level is read: through the network's final norm, through a parameter-free layer norm, as it is, or as
 the attention keys of its block (what the official code does for DINO backbones)."""
-
-Precision = Literal["float32", "bfloat16"]
 
 IMAGES_AT_ONCE = {"float32": 8, "bfloat16": 2}
 """Images of one pass; in bfloat16 the attention matrices of two still fit the processor's cache."""

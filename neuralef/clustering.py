@@ -17,12 +17,12 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from neuralef.backbones import Precision
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.features import FeatureStore
 from neuralef.kmeans import Centroids, fit_kmeans
+from neuralef.precision import Precision
 from neuralef.spectral import RESTARTS, LandmarkEigenvectors, landmark_eigenvectors, unit_rows
 from neuralef.upsampling import Guide
 

@@ -10,12 +10,16 @@ import yaml
 
 from neuralef.errors import InputError
 from neuralef.paths import PROFILES
+from neuralef.precision import FASTEST, Precision, fastest_precision
 
 PAPER_EIGENFUNCTIONS = 256
 """K of the paper's main tables, at which its beta is 0.08."""
 
 CLUSTERING_PREFIXES = ("kmeans_", "pca_", "spectral_", "deep_spectral_")
 """Fields that begin so take no part in features and psi: they belong to the methods that cluster."""
+
+WITHOUT_BFLOAT16 = "in float32: this processor has no products in bfloat16"
+"""Remark on a profile that asks for the fastest precision."""
 
 EVALUATION_FIELDS = ("protocol", "window", "window_stride", "crf")
 """Fields that only say how a fitted method is applied and scored; ``short_side`` too, unless training augments."""
@@ -33,7 +37,7 @@ class Config:
     blocks: tuple[int, ...] | None = None  # low, middle, high; None: the backbone's own
     high_level: Literal["final_norm", "layer_norm", "raw", "keys"] | None = None  # None: the backbone's own
     checkpoint: str | None = None  # local safetensors file instead of the published weights
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the backbone and of psi while it trains
+    precision: Precision = "float32"  # of the backbone and of psi while it trains
 
     # Kernel (Eqs. 2-4)
     feature_neighbors: int = 256  # k
@@ -137,6 +141,8 @@ class Config:
     def updated(self, changes: Mapping[str, Any]) -> "Config":
         """A copy with some fields replaced; values may be strings, as from ``--set field=value``.
 
+        ``precision`` may be ``fastest``, which becomes what that is on this processor.
+
         Raises:
             InputError: If a field is unknown or a value does not have its type.
         """
@@ -144,6 +150,8 @@ class Config:
         unknown = sorted(set(changes) - set(hints))
         if unknown:
             raise InputError(f"unknown hyper-parameter {unknown[0]!r}; there are {', '.join(hints)}")
+        if changes.get("precision") == FASTEST:
+            changes = {**changes, "precision": fastest_precision()}
         return dataclasses.replace(self, **{name: _parse(name, value, hints[name]) for name, value in changes.items()})
 
 
@@ -179,6 +187,7 @@ class Profile:
         notebooks: Globs over notebook names: what runs where none is asked for.
         notebook_parameters: For each notebook (by its number), values for its parameters cell.
         tables: How it runs the paper's tables; ``None``: it does not.
+        remark: What this machine changes of it, or nothing.
     """
 
     name: str
@@ -193,6 +202,7 @@ class Profile:
     notebooks: tuple[str, ...] = ("*",)
     notebook_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tables: TableSetup | None = None
+    remark: str = ""
 
 
 def profiles() -> tuple[str, ...]:
@@ -210,11 +220,13 @@ def load_profile(name: str) -> Profile:
     if not path.is_file():
         raise InputError(f"unknown profile {name!r}; there are {', '.join(profiles())}")
     document = yaml.safe_load(path.read_text()) or {}
-    _check_entries(document, Profile, f"profile {name!r}", given=("name",))
+    _check_entries(document, Profile, f"profile {name!r}", given=("name", "remark"))
     lists = {entry: tuple(value) for entry, value in document.items() if isinstance(value, list)}
-    config = Config().updated(document.get("config", {}))
+    settings = document.get("config", {})
+    config = Config().updated(settings)
+    remark = WITHOUT_BFLOAT16 if settings.get("precision") == FASTEST and config.precision == "float32" else ""
     tables = _table_setup(document.get("tables"), f"the tables of profile {name!r}")
-    return Profile(**{**document, **lists, "name": name, "config": config, "tables": tables})
+    return Profile(**{**document, **lists, "name": name, "config": config, "tables": tables, "remark": remark})
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:

@@ -641,7 +641,7 @@ def _study_of(profile: Profile, name: str, reason: str = "", *, progress: bool) 
 
 
 def described(profile: Profile, data: str) -> str:
-    """What stands on top of every output: profile, ``data``, and the backbone with its caveat where it has one."""
+    """What stands on top of every output: profile, ``data``, the backbone with its caveat, the profile's remark."""
     note = next((spec.note for spec in backbones.available() if spec.name == profile.backbone), "")
     used = f"profile {profile.name}: {data}; backbone {profile.backbone}"
-    return f"{used} ({note})" if note else used
+    return f"{used}{f' ({note})' if note else ''}{f'; {profile.remark}' if profile.remark else ''}"

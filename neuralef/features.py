@@ -29,7 +29,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from neuralef.backbones import Backbone, Precision
+from neuralef.backbones import Backbone
 from neuralef.config import Config
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image
@@ -37,6 +37,7 @@ from neuralef.errors import InputError
 from neuralef.files import write_json
 from neuralef.graph import patch_colours
 from neuralef.paths import cache_root
+from neuralef.precision import Precision
 from neuralef.provenance import code_digest
 
 log = logging.getLogger(__name__)

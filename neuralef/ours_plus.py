@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralef.backbones import Precision
 from neuralef.clustering import FittedHead, hidden_features, prepare_features, sample_hidden
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.features import FeatureStore
 from neuralef.kmeans import Centroids, fit_kmeans
+from neuralef.precision import Precision
 from neuralef.spectral import RESTARTS
 from neuralef.upsampling import Guide
 

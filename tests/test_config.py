@@ -2,6 +2,7 @@ from dataclasses import asdict, fields
 from typing import get_args
 
 import pytest
+import torch
 import yaml
 
 from neuralef import config as config_module
@@ -9,6 +10,8 @@ from neuralef import notebooks
 from neuralef.clustering import Method
 from neuralef.config import Config, load_profile, parse_assignments, profiles
 from neuralef.errors import InputError
+from neuralef.experiments import described
+from neuralef.precision import fastest_precision
 
 PAPER = {
     "image_size": 320,
@@ -249,8 +252,8 @@ def test_every_profile_loads_and_sets_what_its_file_says(name):
     assert set(profile.methods) <= set(get_args(Method))
     assert profile.seeds
     for field, value in document["config"].items():
-        found = getattr(profile.config, field)
-        assert found == (tuple(value) if isinstance(value, list) else value)
+        said = fastest_precision() if value == "fastest" else tuple(value) if isinstance(value, list) else value
+        assert getattr(profile.config, field) == said
     untouched = asdict(profile.config).keys() - document["config"].keys()
     assert all(getattr(profile.config, field) == getattr(Config(), field) for field in untouched)
 
@@ -307,7 +310,7 @@ def test_the_tables_of_a_profile_are_read_with_their_types():
     setup = load_profile("standard").tables
     assert setup.seeds == (0, 1, 2)
     assert setup.datasets["cityscapes_27"] == {"name": "camvid"}
-    assert setup.values == {"clusters": (32, 64, 128, 256)}
+    assert setup.values == {"clusters": (32, 64, 128, 256), "pixel_weight": (0, 0.1, 0.3, 0.7)}
     assert load_profile("quick").tables is None
     assert load_profile("paper").tables.datasets["ade20k"]["config"]["epochs"] == 20
 
@@ -351,3 +354,25 @@ def write_changed_profile(folder, monkeypatch, old, new):
     assert text.count(old) == 1
     (folder / "changed.yaml").write_text(text.replace(old, new))
     monkeypatch.setattr(config_module, "PROFILES", folder)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
+        ({"neon": True, "bf16": True}, "float32"),  # not measured there
+    ],
+)
+def test_the_fastest_precision_is_that_of_the_processor_and_said(monkeypatch, capabilities, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    quick = load_profile("quick")
+    assert quick.config.precision == Config().updated({"precision": "fastest"}).precision == precision
+    assert ("in float32" in described(quick, "dataset x")) == (precision == "float32")
+
+
+def test_a_profile_in_float32_by_its_own_choice_needs_no_remark(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert load_profile("paper").config.precision == "float32"
+    assert not load_profile("paper").remark
