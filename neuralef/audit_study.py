@@ -246,6 +246,8 @@ def run_audit(
         raise InputError("an audit needs at least one seed; name some with --seeds")
     if label_weight is not None and not 0 <= label_weight < math.inf:
         raise InputError(f"label_weight is {label_weight}; it must not be negative, and finite")
+    if experiments[0].trained_on:
+        raise InputError(f"trained_on is {experiments[0].trained_on}, but an audit trains where it evaluates; leave it")
     for name, value in (("augment", False), ("protocol", "crop320"), ("crf", "none")):
         given = getattr(experiments[0].config, name)
         if given != value:

@@ -73,7 +73,7 @@ def bootstrap_interval(
         level: Share of the resamples inside.
 
     Raises:
-        ValueError: If there is no run, or the runs differ in their images.
+        ValueError: If there is no run, the runs differ in their images, or there is no draw.
     """
     images = _images(runs)
     image_weights, run_weights = _weights(images, len(runs), draws, seed)
@@ -103,7 +103,7 @@ def paired_difference_interval(
         level: Share of the resamples inside.
 
     Raises:
-        ValueError: If the numbers of runs differ, there is none, or they differ in their images.
+        ValueError: If the numbers of runs differ, there is none, they differ in their images, or there is no draw.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} runs cannot be paired with {len(second)}")
@@ -131,6 +131,8 @@ def _images(runs: Sequence[np.ndarray]) -> int:
 
 def _weights(images: int, runs: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """How often each image and each run enters each resample, shapes ``(draws, N)`` and ``(draws, S)``."""
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; an interval needs at least one")
     rng = np.random.default_rng(seed)
     image_weights = rng.multinomial(images, np.full(images, 1 / images), size=draws)
     return image_weights, rng.multinomial(runs, np.full(runs, 1 / runs), size=draws)

@@ -26,8 +26,8 @@ class Measured:
 
     Attributes:
         seconds: Best of the timed calls; NaN if there were none.
-        peak_mb: Peak resident memory of the first call above what the process held before it, in MB; NaN where the
-            system does not tell (it is read from ``/proc``, which Linux has).
+        peak_mb: Peak resident memory of the first call above what the process held before it, in MB of 1e6 bytes; NaN
+            where the system does not tell (it is read from ``/proc``, which Linux has).
         process_mb: The same peak with all that the process held.
         result: What the last call returned.
     """
@@ -82,4 +82,5 @@ def _resident_mb(name: str) -> float:
     status = Path("/proc/self/status")
     if not status.is_file():
         return float("nan")
-    return int(status.read_text().split(f"{name}:")[1].split()[0]) / 1000
+    kibibytes = int(status.read_text().split(f"{name}:")[1].split()[0])  # which the system calls kB
+    return kibibytes * 1024 / 1e6

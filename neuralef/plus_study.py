@@ -22,6 +22,7 @@ from neuralef.experiments import Workbench
 from neuralef.features import FeatureStore, shifted_levels, to_tensor
 from neuralef.ours_plus import TEMPERATURE, VIEWS, diffuse, fit_plus
 from neuralef.paths import cache_root
+from neuralef.provenance import digest
 from neuralef.segmentation import cluster_map
 from neuralef.spectral import RESTARTS
 from neuralef.training import train
@@ -82,11 +83,16 @@ def hold_out(store: FeatureStore, *, every: int = 4, images: int = 100) -> HeldO
     """
     if every < 2 or len(store) < 2:
         raise InputError(f"every is {every} of {len(store)} images; hold out every second or fewer, of two or more")
+    if images < 1:
+        raise InputError(f"{images} held-out images were asked for; judge at least one")
     numbers = np.arange(len(store))
     apart = numbers[numbers % every == 0]
     if len(apart) > images:
         apart = apart[np.arange(images) * len(apart) // images]
-    return HeldOut(store.chosen(numbers[numbers % every != 0], "fitted"), store.chosen(apart, "judged"))
+    return HeldOut(
+        store.chosen(numbers[numbers % every != 0], f"without-every-{every}"),
+        store.chosen(apart, f"{len(apart)}-of-every-{every}"),
+    )
 
 
 def heads(bench: Workbench, halves: HeldOut, clusters: int, seed: int) -> dict[str, ClusterHead]:
@@ -95,7 +101,7 @@ def heads(bench: Workbench, halves: HeldOut, clusters: int, seed: int) -> dict[s
     psi comes from the cache if it is there.
     """
     config = bench.config
-    folder = cache_root() / "psi" / f"{bench.training_key(clusters, seed, config)}-held-out-{len(halves.fitted)}"
+    folder = cache_root() / "psi" / digest(bench.training_key(clusters, seed, config), halves.fitted.key)
     options = {"num_eigenfunctions": clusters, "seed": seed, "folder": folder, "progress": bench.progress}
     psi = train(halves.fitted, config, **options).psi
     fit = {"num_clusters": clusters, "seed": seed, "progress": bench.progress}

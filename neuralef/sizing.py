@@ -7,7 +7,7 @@ W = 3C channels of psi, K functions, k neighbours, L blocks, r the hidden channe
 stage                 operations (a multiply-add counts 2)             memory above what was there, bytes
 ====================  ===============================================  ==========================================
 backbone, an image    :math:`L (2 (4 + 2r) N C^2 + 4 N^2 C)` + patches  :math:`4 N C (4 + 2r)` + its levels
-kernel, sparse        :math:`B^2 C`, each pair once                    :math:`44 B k`
+kernel, sparse        :math:`B^2 C`, each pair once                    :math:`36 B k`
 kernel, dense         :math:`2 B^2 C`, and k of every row              :math:`10 B^2`
 objective, sparse     :math:`2 (2k + 30) B K + 4 B K^2`                :math:`24 B K`
 objective, dense      :math:`8 B^2 K`, both ways                       :math:`24 B K`
@@ -198,12 +198,12 @@ def backbone_cost(vit: Transformer, size: tuple[int, int], images: int, at_once:
 def sparse_kernel_cost(B: int, channels: int, neighbors: int) -> Cost:
     """The kernel of Eq. 4 by :func:`neuralef.graph.kernel`.
 
-    Every pair is multiplied once. Memory is the larger of two moments: the search, with a candidate list of
-    2 k pairs (8 bytes) a patch beside features and their transpose; and the sum of Eq. 2, with neighbours (8 k
-    bytes), halved cosines (4 k), two transposes (8 k each) and the at most 2 k entries of the affinity (16 k).
+    Every pair is multiplied once. Memory is the larger of two moments: the end of the search, with a candidate list of
+    2 k pairs (8 bytes) a patch, the k that are kept of them, features and their transpose; and the sum of Eq. 2, with
+    neighbours (8 k bytes), halved cosines (4 k), a transpose (8 k) and the at most 2 k entries of the affinity (16 k).
     """
-    search = B * (16 * neighbors + 2 * SINGLE * channels)
-    return Cost(B**2 * channels, SINGLE * B**2 * channels / BLOCK[0], max(search, 44 * B * neighbors))
+    search = B * (24 * neighbors + 2 * SINGLE * channels)
+    return Cost(B**2 * channels, SINGLE * B**2 * channels / BLOCK[0], max(search, 36 * B * neighbors))
 
 
 def dense_kernel_cost(B: int, channels: int) -> Cost:
@@ -243,7 +243,7 @@ def psi_parameters(in_channels: int, K: int, config: Config) -> int:
 def psi_forward_cost(B: int, in_channels: int, K: int, config: Config) -> Cost:
     """psi on B patches without gradient, as evaluation takes it. Linear attention: two products a head."""
     W = config.width or in_channels
-    attention = 4 * B * W * min(W, HEAD_CHANNELS)
+    attention = 4 * B * W * (W // max(1, W // HEAD_CHANNELS))
     projection = 0 if in_channels == W else 2 * B * in_channels * W
     operations = projection + config.depth * (block_operations(B, W, config.mlp_ratio) + attention) + 2 * B * W * K
     stream = SINGLE * B * W

@@ -192,6 +192,7 @@ def test_table_has_a_line_for_each_variant_and_method(audited):
         ({"experiments": []}, "seed"),
         ({"experiments": [replace(SEEDS[0], config=replace(CONFIG, augment=True))]}, "augment"),
         ({"experiments": [replace(SEEDS[0], config=replace(CONFIG, crf="colour"))]}, "crf"),
+        ({"experiments": [replace(SEEDS[0], trained_on="camvid")]}, "trained_on is camvid"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path, arguments, message):

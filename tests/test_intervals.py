@@ -127,6 +127,12 @@ def test_runs_on_other_images_are_refused():
         paired_difference_interval(tables(2), tables(3))
 
 
+@pytest.mark.parametrize("draws", [0, -3])
+def test_no_draws_are_refused(draws):
+    with pytest.raises(ValueError, match=f"draws is {draws}"):
+        bootstrap_interval(tables(2), draws=draws)
+
+
 @pytest.mark.parametrize(("other", "common"), [((0.3, 0.5), True), ((0.2, 0.4), True), ((0.41, 0.5), False)])
 def test_intervals_that_touch_overlap(other, common):
     first, second = Interval(0.3, 0.2, 0.4), Interval(0.4, *other)

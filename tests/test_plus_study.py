@@ -40,6 +40,19 @@ def test_a_split_without_images_to_fit_is_refused(bench, every):
         plus_study.hold_out(bench.train, every=every)
 
 
+def test_no_held_out_image_to_judge_is_refused(bench):
+    with pytest.raises(InputError, match="0 held-out images"):
+        plus_study.hold_out(bench.train, images=0)
+
+
+def test_psi_of_another_hold_out_is_not_taken_from_the_cache(bench):
+    """Every 7th and every 8th of twelve images hold out two each, but not the same two."""
+    found = [plus_study.hold_out(bench.train, every=every) for every in (7, 8)]
+    assert len(found[0].fitted) == len(found[1].fitted) == 10
+    weights = [plus_study.heads(bench, halves, 5, 0)["Ours+"].psi.norm.weight for halves in found]
+    assert not torch.equal(*weights)
+
+
 def test_candidates_differ_in_one_part_each(bench):
     found = plus_study.heads(bench, plus_study.hold_out(bench.train), 5, 0)
     whole = found["Ours+"]

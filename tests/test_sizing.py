@@ -37,7 +37,7 @@ def test_operations_of_a_backbone_are_those_torch_counts(monkeypatch, name):
     assert sizing.backbone_cost(sizing.transformer_of(name), (96, 160), 2).operations == pytest.approx(found, rel=0.01)
 
 
-@pytest.mark.parametrize("config", [CONFIG, Config(width=64, depth=1, mlp_ratio=2.0)])
+@pytest.mark.parametrize("config", [CONFIG, Config(width=64, depth=1, mlp_ratio=2.0), Config(width=96, mlp_ratio=1.0)])
 def test_operations_and_parameters_of_psi_are_those_torch_counts(config):
     settings = {"width": config.width, "depth": config.depth, "mlp_ratio": config.mlp_ratio}
     psi = Eigenfunctions(192, 10, **settings, generator=torch.Generator().manual_seed(0))

@@ -45,13 +45,14 @@ def test_no_copy_of_a_multiple_eigenvalue_is_missed(parts, number):
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(number), atol=1e-7)
 
 
-def test_laplacian_and_kernel_share_their_eigenvectors():
-    kappa, _ = planted_kernel()
-    values, _ = spectral.principal_eigenvectors(kappa, 5)
-    laplacian = np.eye(kappa.shape[0]) - kappa.toarray().astype(np.float64)
-    np.testing.assert_allclose(
-        spectral.laplacian_eigenvalues(values, pixel_weight=0.0), np.linalg.eigvalsh(laplacian)[:5], atol=1e-6
-    )
+@pytest.mark.parametrize("pixel_weight", [0.0, 0.3])
+def test_largest_eigenvalues_of_the_kernel_are_the_smallest_of_the_summed_laplacian(pixel_weight):
+    of_features, of_pixels = (planted_kernel(seed=seed)[0].astype(np.float64) for seed in (0, 1))
+    values, _ = spectral.principal_eigenvectors(of_features + pixel_weight * of_pixels, 5)
+    one = np.eye(of_features.shape[0])
+    laplacian = (one - of_features) + pixel_weight * (one - of_pixels)
+    expected = np.linalg.eigvalsh(laplacian)[:5]
+    np.testing.assert_allclose(spectral.laplacian_eigenvalues(values, pixel_weight), expected, atol=1e-6)
 
 
 def test_planted_clusters_are_recovered_exactly():

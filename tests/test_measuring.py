@@ -1,0 +1,53 @@
+import math
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from neuralef.measuring import measure
+
+MEGABYTES = 64
+
+
+def memory_side(held, worked_on):
+    """A side that holds some MB before it is measured, and fills others while it is."""
+    kept = np.ones(held * 1_000_000 // 8)
+
+    def work():
+        return float(np.ones(worked_on * 1_000_000 // 8)[0] + kept[0])
+
+    return work
+
+
+def counting_side():
+    calls = []
+
+    def work():
+        calls.append(len(calls))
+        return len(calls), torch.get_num_threads(), numba.get_num_threads()
+
+    return work
+
+
+def dying_side():
+    return lambda: 1 / 0
+
+
+def test_memory_is_that_of_the_work_in_megabytes_and_not_what_was_held_before():
+    found = measure(memory_side, MEGABYTES, 2 * MEGABYTES, repeats=0)
+    assert found.result == 2.0
+    assert found.peak_mb == pytest.approx(2 * MEGABYTES, abs=1.5)
+    assert found.process_mb > found.peak_mb + MEGABYTES
+    assert math.isnan(found.seconds)
+
+
+def test_the_work_is_done_once_for_its_memory_and_then_for_its_time():
+    found = measure(counting_side, repeats=3, threads=1)
+    assert found.result == (4, 1, 1)
+    assert found.seconds > 0
+
+
+def test_what_the_work_raises_reaches_the_caller():
+    with pytest.raises(ZeroDivisionError):
+        measure(dying_side, repeats=0)
