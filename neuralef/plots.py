@@ -63,8 +63,10 @@ def image_grid(
         legend: Names and colours (0..255) explained below the pictures.
 
     Returns:
-        A figure; axes left over in the last row are empty.
+        A figure; axes left over in the last row are empty. Without pictures it says ``not run``.
     """
+    if not pictures:
+        return _nothing_run()
     rows = -(-len(pictures) // columns)
     height, width = pictures[0].shape[:2]
     title_rows = 0 if not titles else rows if len(titles) > columns else 1

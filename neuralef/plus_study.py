@@ -2,10 +2,10 @@
 
 Every fourth image of a ``train`` split is held out; psi and K-means are fitted to the others, and the parts are judged
 on the held-out ones by their labels. This is how the settings of :mod:`neuralef.ours_plus` were chosen, on CamVid; no
-image of any ``val`` split is opened here.
+image of any ``val`` split is opened here. Where the dataset cannot be had, all of it is said to be ``not run``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -16,25 +16,80 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from neuralef.clustering import ClusterHead, FeatureKMeans, fit_feature_kmeans, fit_hidden_kmeans, prepare_features
+from neuralef.config import load_profile
 from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, score
-from neuralef.experiments import Workbench
+from neuralef.experiments import Study, Workbench, described, open_studies
 from neuralef.features import FeatureStore, shifted_levels, to_tensor
 from neuralef.ours_plus import TEMPERATURE, VIEWS, diffuse, fit_plus
 from neuralef.paths import cache_root
 from neuralef.provenance import digest
+from neuralef.reporting import mean_and_spread
 from neuralef.segmentation import cluster_map
 from neuralef.spectral import RESTARTS
+from neuralef.table_study import NOT_RUN
 from neuralef.training import train
 from neuralef.upsampling import Guide, guided_map
 
 NOTHING = {"views": 1, "temperature": None, "guide": None}
 """Fields of :class:`neuralef.ours_plus.PlusHead` that leave K-means on angles alone."""
 
+PARTS = ("views", "diffusion", "guide")
+"""The parts that act on single images; ``angles`` is the K-means they act on."""
+
 REFERENCE = "Ours*"
 
 KMEANS = "K-means, centred"
 CONTROL = "K-means, centred, with all parts"
+
+CANDIDATES = (
+    REFERENCE,
+    "angles",
+    *(f"angles and {part}" for part in PARTS),
+    "Ours+",
+    *(f"Ours+ without {part}" for part in PARTS),
+    KMEANS,
+    CONTROL,
+)
+"""What :func:`heads` fits, in its order."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The dataset whose training images judge the parts.
+
+    Attributes:
+        dataset: Its name.
+        study: It at the profile's settings; ``None`` where it cannot be had.
+        description: One line as :meth:`neuralef.experiments.Study.describe` gives it; where it cannot be had, with the
+            reason.
+        absence: ``not run: <reason>`` in that case, else empty.
+    """
+
+    dataset: str
+    study: Study | None
+    description: str
+    absence: str = ""
+
+    @property
+    def bench(self) -> Workbench | None:
+        """Its dataset, backbone and features, if it can be had."""
+        return self.study.bench if self.study else None
+
+
+def open_tuning(profile_name: str, dataset: str, *, progress: bool = True) -> Tuning:
+    """The dataset that judges the parts; where the profile's own has given way to its fallback, that does not count.
+
+    Raises:
+        InputError: If the profile or the dataset is unknown.
+    """
+    profile = load_profile(profile_name)
+    studies = open_studies(profile_name, list(dict.fromkeys([profile.dataset, dataset])), progress=progress)
+    found = {study.dataset_name: study for study in studies.members}.get(dataset)
+    if found:
+        return Tuning(dataset, found, found.describe())
+    absence = f"{NOT_RUN}: {dataset} is not here and could not be fetched"
+    return Tuning(dataset, None, f"{described(profile, f'dataset {dataset}')}; {absence}", absence)
 
 
 @dataclass(frozen=True)
@@ -172,8 +227,10 @@ def maps(
     return found
 
 
-def ablation(bench: Workbench, clusters: int, seeds: Sequence[int], *, every: int, images: int) -> pd.DataFrame:
-    """:func:`judge` for every seed; columns ``part``, ``seed``, and the scores."""
+def ablation(bench: Workbench | None, clusters: int, seeds: Sequence[int], *, every: int, images: int) -> pd.DataFrame:
+    """:func:`judge` for every seed; columns ``part``, ``seed``, and the scores. No rows where there is no bench."""
+    if bench is None:
+        return pd.DataFrame(columns=["part", "seed", "mean_iou", "accuracy", "image_ms"])
     halves = hold_out(bench.train, every=every, images=images)
     rows = [
         judge(bench, halves.judged, heads(bench, halves, clusters, seed))
@@ -183,6 +240,31 @@ def ablation(bench: Workbench, clusters: int, seeds: Sequence[int], *, every: in
         for seed in seeds
     ]
     return pd.concat(rows, ignore_index=True)
+
+
+def examples(
+    bench: Workbench | None, chosen: Sequence[str], clusters: int, seed: int, *, every: int, images: int, shown: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Held-out images at even distances, each with its cluster maps; none where there is no bench.
+
+    Args:
+        bench: As for :func:`ablation`.
+        chosen: Of :data:`CANDIDATES`.
+        clusters: K.
+        seed: Of the fits.
+        every: See :func:`hold_out`.
+        images: The same.
+        shown: How many of them, at most.
+
+    Yields:
+        The image as it is evaluated, uint8 ``(H, W, 3)``, and its maps ``(H, W)`` by candidate.
+    """
+    if bench is None:
+        return
+    judged = (halves := hold_out(bench.train, every=every, images=images)).judged
+    fitted = heads(bench, halves, clusters, seed)
+    for index in np.arange(min(shown, len(judged))) * len(judged) // shown:
+        yield bench.image(judged.ids[index]), maps(bench, judged, index, {name: fitted[name] for name in chosen})
 
 
 def gains(rows: pd.DataFrame) -> pd.DataFrame:
@@ -209,6 +291,36 @@ def gains_by_seed(rows: pd.DataFrame) -> pd.DataFrame:
     """Points of mIoU over :data:`REFERENCE`, parts in rows, in the order of ``rows``, and seeds in columns."""
     scores = 100 * rows.pivot(index="part", columns="seed", values="mean_iou").loc[list(dict.fromkeys(rows["part"]))]
     return scores - scores.loc[REFERENCE]
+
+
+def parts_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The ablation as a table, strings ready to print; without rows every number is ``not run``."""
+    columns = ["mIoU, %", "gain, points", "seeds that gain", "ms an image"]
+    if rows.empty:
+        return pd.DataFrame({"part": CANDIDATES, **dict.fromkeys(columns, NOT_RUN)})
+    parts, by_seed = gains(rows), gains_by_seed(rows)
+    cells = [
+        parts["mean_iou"].map("{:.1f}".format),
+        [mean_and_spread(of.to_numpy() / 100) for _, of in by_seed.iterrows()],
+        [f"{wins} of {by_seed.shape[1]}" for wins in parts["wins"]],
+        parts["image_ms"].map("{:.0f}".format),
+    ]
+    return pd.DataFrame(dict(zip(columns, cells, strict=True)), index=parts.index).rename_axis("part").reset_index()
+
+
+def parts_sentence(rows: pd.DataFrame) -> str:
+    """What the parts are worth together, alone, and to the whole, in Markdown; points of mIoU."""
+    parts = gains(rows)
+    gain = parts["gain"]
+    alone = [f"{part} {gain[f'angles and {part}']:+.1f}" for part in PARTS]
+    lost = [f"{part} {gain['Ours+'] - gain[f'Ours+ without {part}']:+.1f}" for part in PARTS]
+    return (
+        f"together the parts change Ours\\* by **{gain['Ours+']:+.1f} points** (better in {parts.loc['Ours+', 'wins']} "
+        f"of {rows['seed'].nunique()} seeds). Angles alone: {gain['angles']:+.1f}; angles and one part more: "
+        f"{', '.join(alone)}. What the whole has over the whole without a part: {', '.join(lost)}. Without $\\psi$, "
+        f"K-means on centred features stands at {gain[KMEANS]:+.1f}, and with all parts at {gain[CONTROL]:+.1f}: what "
+        f"$\\psi$ is worth beside the same parts is {gain['Ours+'] - gain[CONTROL]:+.1f}."
+    )
 
 
 @dataclass(frozen=True)

@@ -459,6 +459,44 @@ def image_accuracies(counts: np.ndarray, matching: Matching = "max_iou") -> np.n
     return np.where(pixels > 0, right / np.maximum(pixels, 1), np.nan)
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How often clusters meet the same class most in two sets of images.
+
+    Attributes:
+        share: Of the clusters that have labelled pixels in both sets, those with the same class.
+        clusters: How many have.
+        chance: Mean share when the clusters of one set are shuffled, which frequent classes keep above 0.
+        bound: What the share stays at or below in 95 % of the shuffles.
+    """
+
+    share: float
+    clusters: int
+    chance: float
+    bound: float
+
+    @property
+    def outcome(self) -> str:
+        """``holds`` where shuffling rarely gives as much, else ``left open``."""
+        return "holds" if self.share > self.bound else "left open"
+
+
+def favourite_agreement(first: np.ndarray, second: np.ndarray, *, draws: int, seed: int = 0) -> Agreement:
+    """Compare the class that each cluster meets most in one set of images with that in another, by a permutation test.
+
+    Args:
+        first: Pixels by cluster and class, shape ``(K, C)``.
+        second: Of the same clusters in the other set.
+        draws: Shuffles.
+        seed: Of them.
+    """
+    used = np.flatnonzero((first.sum(axis=1) > 0) & (second.sum(axis=1) > 0))
+    one, other = first[used].argmax(axis=1), second[used].argmax(axis=1)
+    rng = np.random.default_rng(seed)
+    shuffled = np.array([(one == rng.permutation(other)).mean() for _ in range(draws)])
+    return Agreement((one == other).mean(), len(used), shuffled.mean(), np.quantile(shuffled, 0.95))
+
+
 def verdict_lines(verdicts: pd.DataFrame) -> str:
     """Markdown list, one sentence for each finding of :meth:`TableStudy.verdicts`."""
     lines = []

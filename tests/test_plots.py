@@ -58,4 +58,5 @@ def test_a_table_of_which_nothing_ran_says_so():
     changes = plots.change_strips(
         pd.DataFrame(columns=["panel", "value", "source", "seed", "change"]), xlabel="", ylabel=""
     )
-    assert [figure.axes[0].texts[0].get_text() for figure in (strips, changes)] == ["not run", "not run"]
+    pictures = plots.image_grid([], ["photograph"], columns=1)
+    assert [figure.axes[0].texts[0].get_text() for figure in (strips, changes, pictures)] == ["not run"] * 3

@@ -70,7 +70,7 @@ def test_candidates_differ_in_one_part_each(bench):
             elif name != "Ours+":
                 assert present == {part: part in name for part in present}
             assert head.centroids is whole.centroids
-    assert len(found) == 11
+    assert tuple(found) == plus_study.CANDIDATES
 
 
 def test_the_control_has_all_parts_and_no_psi(bench):
@@ -97,6 +97,61 @@ def test_scores_are_those_of_the_maps(bench):
     (row,) = rows[(rows["part"] == "Ours+") & (rows["seed"] == 1)].itertuples()
     scores = score(counts, "max_iou")
     assert (row.mean_iou, row.accuracy) == pytest.approx((scores.mean_iou, scores.accuracy))
+
+
+def test_examples_are_maps_of_held_out_images(bench):
+    shown = list(plus_study.examples(bench, ["Ours*", "Ours+"], 5, 0, every=4, images=3, shown=2))
+    halves = plus_study.hold_out(bench.train, every=4, images=3)
+    fitted = plus_study.heads(bench, halves, 5, 0)
+    assert len(shown) == 2
+    for index, (picture, found) in enumerate(shown):
+        np.testing.assert_array_equal(picture, bench.image(halves.judged.ids[index]))
+        assert list(found) == ["Ours*", "Ours+"]
+        wanted = plus_study.maps(bench, halves.judged, index, {"Ours+": fitted["Ours+"]})
+        np.testing.assert_array_equal(found["Ours+"], wanted["Ours+"])
+
+
+def test_the_dataset_that_judges_is_the_one_asked_for(data_folder, no_network):
+    found = plus_study.open_tuning("smoke", "synthetic_scenes", progress=False)
+    assert found.bench.dataset_options == found.study.profile.dataset_options
+    assert not found.absence
+    assert "dataset synthetic_scenes" in found.description
+    # Neither a dataset that is not here, nor the fallback of the profile's own in its place.
+    for name in ("camvid", "stanford_background"):
+        found = plus_study.open_tuning("quick", name, progress=False)
+        assert found.bench is None
+        assert found.absence == f"not run: {name} is not here and could not be fetched"
+        assert f"dataset {name}" in found.description
+        assert found.absence in found.description
+    with pytest.raises(InputError, match="moonvid"):
+        plus_study.open_tuning("smoke", "moonvid", progress=False)
+
+
+def test_where_there_is_no_bench_every_number_is_not_run():
+    rows = plus_study.ablation(None, 5, [0, 1], every=4, images=3)
+    table = plus_study.parts_table(rows)
+    assert table["part"].tolist() == list(plus_study.CANDIDATES)
+    assert (table.drop(columns="part") == "not run").all(axis=None)
+    assert not list(plus_study.examples(None, ["Ours+"], 5, 0, every=4, images=3, shown=1))
+
+
+def test_the_table_and_the_sentence_of_the_parts():
+    points = {name: float(index) for index, name in enumerate(plus_study.CANDIDATES)}
+    rows = pd.DataFrame(
+        {"part": name, "seed": seed, "mean_iou": 0.4 + value / 100 + seed / 10, "image_ms": 2.0}
+        for seed in (0, 1)
+        for name, value in points.items()
+    )
+    table = plus_study.parts_table(rows).set_index("part")
+    assert list(table.columns) == ["mIoU, %", "gain, points", "seeds that gain", "ms an image"]
+    assert table.loc["Ours+"].tolist() == ["50.0", "5.0 ± 0.0", "2 of 2", "2"]
+    assert table.loc["Ours*", "seeds that gain"] == "0 of 2"
+    sentence = plus_study.parts_sentence(rows)
+    assert r"Ours\* by **+5.0 points** (better in 2 of 2 seeds). Angles alone: +1.0" in sentence
+    assert "views +2.0, diffusion +3.0, guide +4.0" in sentence
+    assert "without a part: views -1.0, diffusion -2.0, guide -3.0" in sentence
+    assert "stands at +9.0, and with all parts at +10.0" in sentence
+    assert sentence.endswith("the same parts is -5.0.")
 
 
 def test_gains_are_paired_by_seed():

@@ -8,7 +8,15 @@ from neuralef.errors import InputError
 from neuralef.evaluation import score
 from neuralef.reporting import NOT_IN_PAPER, paper_numbers
 from neuralef.results import read_results
-from neuralef.table_study import NOT_RUN, changes, image_accuracies, open_tables, published, verdict_lines
+from neuralef.table_study import (
+    NOT_RUN,
+    changes,
+    favourite_agreement,
+    image_accuracies,
+    open_tables,
+    published,
+    verdict_lines,
+)
 from neuralef.tables import PEERS, TABLES, VIT_LARGE, VIT_SMALL, read_by
 
 IDENTITY = ["dataset", "protocol", "backbone", "method", "clusters", "setting"]
@@ -308,6 +316,23 @@ def test_accuracies_of_images_add_up_to_that_of_all():
     assert np.isnan(accuracies).tolist() == [False, False, False, True, False]
     expected = score(counts.sum(axis=0), "majority").accuracy
     assert np.average(np.nan_to_num(accuracies), weights=pixels) == pytest.approx(expected)
+
+
+def test_clusters_that_meet_the_same_class_in_both_halves_agree_beyond_chance():
+    rng = np.random.default_rng(0)
+    favourites = rng.integers(0, 4, 30)
+    first = rng.integers(0, 10, (30, 4))
+    first[np.arange(30), favourites] += 20
+    second = first + rng.integers(0, 10, (30, 4))
+    second[29] = 0  # takes no pixel there: does not count
+    alike = favourite_agreement(first, second, draws=200)
+    assert (alike.share, alike.clusters, alike.outcome) == (1.0, 29, "holds")
+    assert 0.1 < alike.chance <= alike.bound < 0.6
+    moved = favourite_agreement(first, np.roll(first, 1, axis=1), draws=200)
+    assert (moved.share, moved.outcome) == (0.0, "left open")
+    one_class = np.eye(4, dtype=int)[[0] * 30]
+    same = favourite_agreement(one_class, one_class, draws=50)
+    assert (same.share, same.chance, same.outcome) == (1.0, 1.0, "left open")  # chance gives as much
 
 
 def test_the_paper_profile_describes_its_own():
