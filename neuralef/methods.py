@@ -93,4 +93,4 @@ register(
 )
 register("ours", Recipe(EigenfunctionHead, None, needs_psi=True))
 register("ours_star", Recipe(HiddenKMeans, fit_hidden_kmeans, _SAMPLED_KMEANS, _KMEANS, needs_psi=True))
-register("ours_plus", Recipe(PlusHead, fit_plus, _SAMPLED_KMEANS, (*_KMEANS, "ours_plus"), needs_psi=True))
+register("ours_plus", Recipe(PlusHead, fit_plus, _SAMPLED_KMEANS, (*_KMEANS, "spectral", "ours_plus"), needs_psi=True))
