@@ -14,7 +14,7 @@ from neuralef.datasets.crops import crop_image
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.features import to_tensor
 from neuralef.kmeans import Centroids
-from neuralef.precision import Precision
+from neuralef.precision import Precision, fastest_precision, native_precisions
 from neuralef.segmentation import Segmenter, cluster_map
 
 NAME = "inference"
@@ -25,7 +25,7 @@ HEADS = ("kmeans", "ours", "ours_star")
 
 def run() -> Iterator[Row]:
     """Throughput for each method, precision and K; cluster maps; growth of memory with the number of images."""
-    for precision in ("float32", "bfloat16"):
+    for precision in native_precisions():
         for K in (64, 256):
             for method in HEADS:
                 rates = measure(in_turns, method, K, precision, IMAGES, repeats=0).result
@@ -38,7 +38,10 @@ def run() -> Iterator[Row]:
         yield less_is_better(NAME, case, "peak memory, MB", "interpolate, argmax", (theirs.peak_mb, ours.peak_mb))
         same = (theirs.result == ours.result).mean()
         yield more_is_better(NAME, case, "share of equal pixels", "asked", (0.9999, same), 1)
-    peaks = [measure(segmenter, "ours", 64, "bfloat16", images, repeats=1).peak_mb for images in (IMAGES, 8 * IMAGES)]
+    peaks = [
+        measure(segmenter, "ours", 64, fastest_precision(), images, repeats=1).peak_mb
+        for images in (IMAGES, 8 * IMAGES)
+    ]
     yield less_is_better(NAME, f"Segmenter, {8 * IMAGES} images", "peak memory, MB", f"{IMAGES} images", tuple(peaks))
 
 

@@ -10,12 +10,17 @@ FASTEST = "fastest"
 """What profiles may say instead of a precision."""
 
 
-def fastest_precision() -> Precision:
-    """``bfloat16`` where the processor has instructions for its products, else ``float32``.
+def native_precisions() -> tuple[Precision, ...]:
+    """The precisions this processor has instructions for, slowest first: ``float32``, and maybe ``bfloat16``.
 
-    Where it has none, torch emulates them, at a third of the speed of ``float32`` or far less
+    Where it has none for bfloat16, torch emulates its products, many times slower than those of float32
     (``benchmarks/README.md``). Only x86 processors are asked: elsewhere bfloat16 has not been measured here.
     """
     capabilities = torch.cpu.get_capabilities()
-    native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return "bfloat16" if native else "float32"
+    bfloat16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return ("float32", "bfloat16") if bfloat16 else ("float32",)
+
+
+def fastest_precision() -> Precision:
+    """The last of :func:`native_precisions`."""
+    return native_precisions()[-1]
