@@ -239,6 +239,15 @@ def test_timing_is_that_of_the_rows(frame):
     assert frame["device"][0] in sentence
 
 
+def test_what_float32_gave_is_read_from_its_rows(frame):
+    frame["extract_s"] = 151.2
+    frame.loc[frame["method"] == "ours", "train_s"] = 164.0
+    sentence = reporting.float32_sentence(frame)
+    scores = frame[(frame["matching"] == "max_iou") & (frame["method"] == "ours")]["mean_iou"]
+    assert f"Ours {reporting.mean_and_spread(scores)}" in sentence
+    assert "151 s, training psi 164 s a seed" in sentence
+
+
 class Links(HTMLParser):
     """Collects every place a page refers to and checks that tags are closed."""
 
