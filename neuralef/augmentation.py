@@ -29,7 +29,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
 from neuralef.backbones import Backbone
 from neuralef.config import Config
@@ -108,6 +107,8 @@ def apply_view(image: np.ndarray, view: View, short_side: int, crop_size: int) -
     Returns:
         Float32 ``(3, h, w)`` in [0, 1], h and w at most ``crop_size``, less where the photograph is smaller.
     """
+    from torchvision.transforms.v2 import functional as tv  # takes seconds, and stored features need no crops
+
     scale = view.ratio * short_side / min(image.shape[:2])
     size = [max(1, int(side * scale + 0.5)) for side in image.shape[:2]]
     pixels = tv.resize(torch.tensor(image).permute(2, 0, 1), size, antialias=True)
@@ -124,6 +125,8 @@ def apply_view(image: np.ndarray, view: View, short_side: int, crop_size: int) -
 
 def distort_colours(pixels: Tensor, view: View) -> Tensor:
     """Brightness, contrast, saturation and hue of a view: ``(3, h, w)`` in [0, 1] to the same."""
+    from torchvision.transforms.v2 import functional as tv
+
     if view.brightness is not None:
         pixels = (pixels + view.brightness).clamp(0, 1)
     if view.contrast is not None and view.contrast_first:

