@@ -272,6 +272,7 @@ def readme_blocks(quick: Path | None = None, studies: Path | None = None) -> dic
         "timing": timing_sentence(results),
         "float32": float32_sentence(in_float32),
         "methods": methods_table(methods),
+        "audit": audit_block(studies or reference_root("studies")),
     }
 
 
@@ -308,6 +309,18 @@ def _findings(files: Sequence[Path]) -> tuple[pd.DataFrame, str]:
         settings.setdefault(setting, []).extend(frame["table"].unique())
     said = [f"{', '.join(names)}: {setting}" for setting, names in settings.items()]
     return pd.concat(frames, ignore_index=True).replace("", "none"), " ".join([VERDICT_RULE, *said])
+
+
+def audit_block(folder: Path) -> str:
+    """What label gradients change, as notebook 30 has written it to a results folder; Markdown.
+
+    Raises:
+        InputError: If it has not run there.
+    """
+    path = folder / "tables" / "30_differences.md"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; run `neuralef reproduce --profile studies --notebook '30*'` for it")
+    return path.read_text().rstrip()
 
 
 def methods_table(results: pd.DataFrame) -> str:

@@ -248,6 +248,14 @@ def test_what_float32_gave_is_read_from_its_rows(frame):
     assert "151 s, training psi 164 s a seed" in sentence
 
 
+def test_the_audit_s_table_is_that_of_its_notebook(tmp_path):
+    with pytest.raises(InputError, match=r"30_differences\.md is missing; run `neuralef reproduce --profile studies"):
+        reporting.audit_block(tmp_path)
+    reporting.write_table(pd.DataFrame({"method": ["Ours"]}), tmp_path / "tables", "30_differences", "Caption.")
+    block = reporting.audit_block(tmp_path)
+    assert block.splitlines() == ["| method   |", "|:---------|", "| Ours     |", "", "Caption."]
+
+
 class Links(HTMLParser):
     """Collects every place a page refers to and checks that tags are closed."""
 
