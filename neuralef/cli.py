@@ -16,6 +16,8 @@ from neuralef.errors import InputError
 
 # torch and timm take seconds to import; a command imports what it needs, so that --help answers at once.
 
+log = logging.getLogger(__name__)
+
 app = typer.Typer(
     help="Executable companion to 'Learning Neural Eigenfunctions for Unsupervised Semantic Segmentation' (ICCV 2023).",
     no_args_is_help=True,
@@ -282,9 +284,16 @@ def _experiment(
 ):
     from neuralef.config import load_profile, parse_assignments
     from neuralef.experiments import Experiment
+    from neuralef.precision import native_precisions
 
     base = load_profile(profile)
     config = base.config.updated(parse_assignments(settings or []))
+    if config.precision not in native_precisions():
+        log.warning(
+            "precision is %s, which this processor emulates, many times slower than float32; "
+            "--set precision=fastest chooses by the processor",
+            config.precision,
+        )
     options, source_options = (
         base.dataset_options if name == "synthetic_scenes" else {} for name in (dataset, trained_on)
     )

