@@ -6,8 +6,7 @@ import numpy as np
 
 from neuralef.datasets.crops import crop_image
 from neuralef.experiments import Study, open_study
-from neuralef.features import to_tensor
-from neuralef.graph import patch_colours
+from neuralef.features import patch_colours, to_tensor
 from neuralef.precision import fastest_precision
 
 

@@ -16,8 +16,7 @@ from benchmarks.harness import THREADS, Row, less_is_better, measure
 from neuralef import backbones, sizing
 from neuralef.config import load_profile
 from neuralef.eigenfunctions import Eigenfunctions
-from neuralef.features import to_tensor
-from neuralef.graph import patch_colours
+from neuralef.features import patch_colours, to_tensor
 from neuralef.training import kernel_of, new_optimizer, optimise
 
 NAME = "paper_step"

@@ -41,9 +41,10 @@ def run() -> Iterator[Row]:
 
 
 def predicted(stage: str, pilot: dict[str, float]) -> float:
-    """The cost model: every stage but K-means is linear in the images.
+    """The cost model: every stage is taken to be linear in the images.
 
-    K-means runs on at most ``kmeans_patches`` patches; what grows is psi's pass over all images before it.
+    K-means is not: it runs on at most ``kmeans_patches`` patches, and only psi's pass over all images before it grows.
+    Its stage is predicted too high for that, and says so.
     """
     return pilot[stage] * PILOT
 
@@ -64,7 +65,7 @@ def experiment(folder: str, train: int, val: int) -> Callable[[], dict[str, floa
             seconds[stage] = rows[-1][stage]
         for stage in ("cluster_s", "eval_s"):
             seconds[stage] = sum(row[stage] for row in rows)
-        side = config.crop_size(14) // 14
-        return {**seconds, "patches": side * side}
+        patch = inputs.study().bench.backbone.patch_size
+        return {**seconds, "patches": (config.crop_size(patch) // patch) ** 2}
 
     return pipeline

@@ -39,7 +39,12 @@ def photograph() -> Callable[[], np.ndarray]:
     """``Segmenter`` with a psi of the shape ``quick`` trains."""
     bench, config = inputs.study().bench, inputs.study().profile.config
     psi = Eigenfunctions(
-        sum(bench.backbone.channels), CLUSTERS, width=config.width, generator=torch.Generator().manual_seed(0)
+        sum(bench.backbone.channels),
+        CLUSTERS,
+        width=config.width,
+        depth=config.depth,
+        mlp_ratio=config.mlp_ratio,
+        generator=torch.Generator().manual_seed(0),
     )
     segmenter = Segmenter(
         bench.backbone,

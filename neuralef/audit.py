@@ -44,13 +44,12 @@ from neuralef.datasets.crops import crop_label
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.evaluation import image_counts
 from neuralef.features import FeatureStore
-from neuralef.precision import Precision
+from neuralef.precision import Precision, autocast
 from neuralef.training import (
     Step,
     batch_at,
     check_sizes,
     descend,
-    mixed_precision,
     new_optimizer,
     new_psi,
     objective_of,
@@ -241,7 +240,7 @@ def _train_step(
 ) -> ProbedStep:
     batch = batch_at(store, config, seed=seed, step=step)
     set_learning_rate(optimizer, batch.learning_rate)
-    with mixed_precision(config):
+    with autocast(config.precision):
         hidden = network.psi.hidden(batch.levels.flatten(1, 2))  # (images, T, width)
         logits = network.psi.head(hidden)
     objective = objective_of(logits, batch.kappa, config, temperature=batch.temperature, noise=batch.noise)

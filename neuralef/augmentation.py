@@ -33,8 +33,7 @@ from torch import Tensor
 from neuralef.backbones import Backbone
 from neuralef.config import Config
 from neuralef.errors import InputError
-from neuralef.features import ALL
-from neuralef.graph import patch_colours
+from neuralef.features import ALL, patch_colours
 
 RESIZE_RATIOS = (0.5, 2.0)
 BRIGHTNESS = 32 / 255

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from neuralef import weights
 from neuralef.errors import InputError
 from neuralef.files import tensors_digest
-from neuralef.precision import Precision
+from neuralef.precision import Precision, autocast
 
 # timm brings torchvision and torch's compiler, a fifth of what it takes to import this package, and features that are
 # stored or made without a network need none of it: the functions that do import it themselves.
@@ -258,7 +258,7 @@ class Backbone(nn.Module, ABC):
         height, width = images.shape[-2:]
         normalised = (images - self.mean) / self.std
         padded = F.pad(normalised, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        with autocast(precision):
             return self._levels(self.network if precision == "float32" else self._bfloat16_network, padded)
 
     def forward(self, images: Tensor, *, precision: Precision = "float32") -> Tensor:

@@ -114,7 +114,7 @@ def run(
         ),
     ] = "kmeans,ours,ours_star",
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
     trained_on: Annotated[str, typer.Option(help="Another dataset to fit methods to; default: the same.")] = "",
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every cluster map as 16-bit PNG.")] = False,
     profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
@@ -166,7 +166,7 @@ def segment(
     backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
     method: Annotated[str, typer.Option(help="One method.")] = "ours_star",
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
     profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
     settings: Settings = None,
 ) -> None:
@@ -177,6 +177,13 @@ def segment(
     from neuralef.plots import save_overlay
 
     ensure_writable_folder(out)
+    named = {}
+    for path in images:
+        if path.stem in named:
+            raise InputError(
+                f"{named[path.stem]} and {path} would both become {path.stem}.png; segment them one by one"
+            )
+        named[path.stem] = path
     pictures = {path: read_image(path) for path in images}
     experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
     (chosen,) = _methods(method)
@@ -204,14 +211,16 @@ def reproduce(
     from neuralef import notebooks
     from neuralef.config import parse_assignments
     from neuralef.experiments import open_studies, open_study
-    from neuralef.files import ensure_writable_folder
+    from neuralef.files import ensure_writable_folder, write_text
     from neuralef.paths import results_root
+    from neuralef.reporting import HEADLINE
     from neuralef.table_study import open_tables
     from neuralef.tables import read_by
 
     folder = ensure_writable_folder((out or results_root(profile)).resolve())
     study = open_study(profile)
     typer.echo(study.describe())
+    write_text(folder / HEADLINE, f"{study.describe()}\n")
     given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
     chosen = notebooks.sources(*(study.profile.notebooks if notebook is None else [notebook]))
     notebooks.check_numbers(study.profile.notebook_parameters)
@@ -246,9 +255,13 @@ def report(
 ) -> None:
     """Write results/PROFILE/report/index.html from the tables and figures that are there."""
     from neuralef import reporting
-    from neuralef.experiments import open_study
+    from neuralef.config import load_profile
+    from neuralef.paths import results_root
 
-    typer.echo(f"report is in {reporting.write_report(profile, open_study(profile).describe())}")
+    headline = results_root(load_profile(profile).name) / reporting.HEADLINE
+    if not headline.is_file():
+        raise InputError(f"there is no run in {headline.parent}; run `neuralef reproduce --profile {profile}` first")
+    typer.echo(f"report is in {reporting.write_report(profile, headline.read_text().strip())}")
     if readme:
         typer.echo("README rewritten" if reporting.update_readme() else "README was up to date")
 

@@ -22,7 +22,7 @@ from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.features import FeatureStore
 from neuralef.kmeans import Centroids, fit_kmeans
-from neuralef.precision import Precision
+from neuralef.precision import Precision, autocast
 from neuralef.spectral import RESTARTS, LandmarkEigenvectors, landmark_eigenvectors, unit_rows
 from neuralef.upsampling import Guide
 
@@ -246,7 +246,7 @@ def hidden_features(psi: Eigenfunctions, levels: Tensor, precision: Precision) -
 
     ``precision`` is that of the blocks; logits and distances are left to float32, whose rounding decides no argmax.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+    with autocast(precision):
         hidden = psi.hidden(levels.flatten(1, 2))
     return hidden.float().unflatten(1, levels.shape[1:3])
 

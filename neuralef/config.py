@@ -21,6 +21,9 @@ CLUSTERING_PREFIXES = ("kmeans_", "pca_", "spectral_", "deep_spectral_")
 WITHOUT_BFLOAT16 = "in float32: this processor has no products in bfloat16"
 """Remark on a profile that asks for the fastest precision."""
 
+FEATURE_FIELDS = ("image_size", "blocks", "high_level", "checkpoint", "precision")
+"""Fields that stored features depend on; ``precision`` is psi's as well."""
+
 EVALUATION_FIELDS = ("protocol", "window", "window_stride", "crf")
 """Fields that only say how a fitted method is applied and scored; ``short_side`` too, unless training augments."""
 
@@ -29,7 +32,8 @@ EVALUATION_FIELDS = ("protocol", "window", "window_stride", "crf")
 class Config:
     """Everything that determines a result besides dataset, backbone, method, K and seed.
 
-    The defaults are the paper's; where it is silent, the official code's.
+    The defaults of kernel, psi, objective and training are the paper's; where it is silent, the official code's. Its
+    random crops and its CRF are off unless asked for; profile ``paper`` has both.
     """
 
     # Features (3.1)
@@ -37,7 +41,7 @@ class Config:
     blocks: tuple[int, ...] | None = None  # low, middle, high; None: the backbone's own
     high_level: Literal["final_norm", "layer_norm", "raw", "keys"] | None = None  # None: the backbone's own
     checkpoint: str | None = None  # local safetensors file instead of the published weights
-    precision: Precision = "float32"  # of the backbone and of psi while it trains
+    precision: Precision = "float32"  # of the backbone and of psi's blocks
 
     # Kernel (Eqs. 2-4)
     feature_neighbors: int = 256  # k
@@ -90,6 +94,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Reject values that no run could use; ``InputError`` names field, value and range."""
+        for name, hint in get_type_hints(Config).items():
+            value, choices = getattr(self, name), _choices(hint)
+            if choices and value not in choices:
+                raise InputError(f"{name} is {value!r}; it must be {' or '.join(map(repr, choices))}")
         positive = (
             "image_size",
             "feature_neighbors",
@@ -235,6 +243,15 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
         if "=" not in text:
             raise InputError(f"--set {text!r} is no field=value")
     return dict(text.split("=", 1) for text in assignments)
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """What a type made of literals allows; nothing for other types."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    parts = get_args(hint)
+    found = tuple(choice for part in parts for choice in _choices(part))
+    return (*found, None) if found and type(None) in parts else found
 
 
 def _whole_patches(pixels: int, patch_size: int) -> int:

@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 from neuralef import backbones, crf, datasets, provenance
 from neuralef.augmentation import AugmentedPhotographs
 from neuralef.backbones import Backbone
-from neuralef.clustering import ClusterHead, Method
-from neuralef.config import CLUSTERING_PREFIXES, EVALUATION_FIELDS, Config, Profile, load_profile
+from neuralef.clustering import ClusterHead, EigenfunctionHead, Method
+from neuralef.config import CLUSTERING_PREFIXES, EVALUATION_FIELDS, FEATURE_FIELDS, Config, Profile, load_profile
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.errors import InputError
@@ -41,7 +41,7 @@ from neuralef.training import Training, train
 
 log = logging.getLogger(__name__)
 
-TRAINING_MODULES = ("config", "loops", "graph", "eigenfunctions", "objective", "training")
+TRAINING_MODULES = ("config", "precision", "loops", "graph", "eigenfunctions", "objective", "training")
 AUGMENTATION_MODULES = ("backbones", "features", "protocols", "augmentation")
 EVALUATION_MODULES = (
     "kmeans",
@@ -167,9 +167,9 @@ class Workbench:
             )
         return self._views[head.views]
 
-    def extract_s(self, config: Config) -> float:
-        """Seconds that the stored features took; those of windows count as evaluation."""
-        return self.train.extract_s + (0.0 if config.protocol == "sliding" else self.val.extract_s)
+    def extract_s(self, head: ClusterHead, config: Config) -> float:
+        """Seconds that the stored features took, shifted views among them; those of windows count as evaluation."""
+        return self.train.extract_s + (0.0 if config.protocol == "sliding" else self.evaluated(head).extract_s)
 
     def image(self, image_id: str) -> np.ndarray:
         """The evaluated crop of a photograph, uint8 ``(crop_size, crop_size, 3)``."""
@@ -265,7 +265,7 @@ class Workbench:
             self.config.crop_size(self.backbone.patch_size),
             self.config.precision,
             self._sliding(config) if config.protocol == "sliding" else None,
-            config.temperature_end,
+            softmax_temperature(head, config),
             config.crf,
         )
 
@@ -280,7 +280,7 @@ class Workbench:
         store = self.evaluated(head)
         if config.crf == "none":
             return segment_store(head, store, self.image)
-        crops = store_windows(head, store, config.temperature_end)
+        crops = store_windows(head, store, softmax_temperature(head, config))
         return merged_maps(((image_id, logits, self.image(image_id)) for image_id, logits in crops), config.crf)
 
     def counted(self, head: ClusterHead, config: Config, *, title: str) -> Iterator[Counted]:
@@ -323,8 +323,14 @@ class Workbench:
         return float(np.median(taken[1:]))
 
     def experiment_id(self, clusters: int, seed: int, config: Config) -> str:
-        """Digest of all that determines the rows: photographs, labels, weights, settings, code."""
-        labels = self.dataset.label_fingerprint("val")
+        """Digest of all that determines the rows: photographs, labels and classes, weights, settings, code."""
+        readers = [kind.__module__ for kind in type(self.dataset).__mro__ if kind.__module__.startswith("neuralef.")]
+        labels = [
+            self.dataset.name,
+            self.dataset.label_fingerprint("val"),
+            [semantic.name for semantic in self.dataset.classes],
+            provenance.code_digest(*(module.removeprefix("neuralef.") for module in readers)),
+        ]
         code = provenance.code_digest(*TRAINING_MODULES, *AUGMENTATION_MODULES, *EVALUATION_MODULES)
         images = self._val_key(config)
         return _digest(self.train.key, images, labels, asdict(config), clusters, seed, code)
@@ -333,6 +339,11 @@ class Workbench:
         if config.protocol == "sliding":  # windows pass the backbone when they are evaluated: there is no store of them
             return _digest(self.dataset.image_fingerprint("val"), asdict(self._sliding(config)))
         return self.val.key
+
+
+def softmax_temperature(head: ClusterHead, config: Config) -> float:
+    """What divides a head's logits before a softmax: what psi's own ended its training with, 1 for any other's."""
+    return config.temperature_end if isinstance(head, EigenfunctionHead) else 1.0
 
 
 def training_settings(config: Config) -> dict[str, Any]:
@@ -385,15 +396,20 @@ def run_experiment(
         bench: A workbench with the experiment's dataset, backbone and feature settings, to share features.
         save_maps: Also write every evaluated image's clusters and ground truth to ``out/maps``.
         image_tables: Also keep the counts of every evaluated image, for :func:`read_image_tables`.
-        progress: Whether to show bars; a workbench that is given has its own mind about them.
+        progress: Whether to show bars; a workbench that is given keeps its own setting.
 
     Returns:
         The experiment's rows, new or already there: one for each method and matching.
 
     Raises:
         InputError: If something in the specification, the data or the output folder cannot be used.
+        ValueError: If the workbench has features of other settings.
     """
     check_methods(methods)
+    for name in FEATURE_FIELDS if bench else ():
+        theirs, wanted = getattr(bench.config, name), getattr(experiment.config, name)
+        if theirs != wanted:
+            raise ValueError(f"{name} is {wanted} in the experiment and {theirs} on the workbench; open one for it")
     crf.require(experiment.config.crf)
     ensure_writable_folder(out)
     bench = bench or open_workbench(experiment, progress=progress)
@@ -440,6 +456,7 @@ def _evaluate(
     if REGISTRY[method].needs_psi:
         train_s = bench.training(experiment.clusters, experiment.seed, experiment.config).train_s
     fitted = bench.fitted(method, experiment.clusters, experiment.seed, experiment.config)
+    extract_s = bench.extract_s(fitted.head, experiment.config)  # extracts what is not there yet: no part of eval_s
     began = perf_counter()
     images = len(bench.dataset.ids("val"))
     counts = np.zeros((experiment.clusters, len(bench.dataset.classes)), dtype=np.int64)
@@ -456,7 +473,7 @@ def _evaluate(
         "counts": counts.tolist(),
         "images": images,
         **provenance.stamp(),
-        "extract_s": round(bench.extract_s(experiment.config), 3),
+        "extract_s": round(extract_s, 3),
         "train_s": round(train_s, 3),
         "cluster_s": round(fitted.seconds, 3),
         "eval_s": round(perf_counter() - began, 3),

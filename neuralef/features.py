@@ -35,7 +35,6 @@ from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image
 from neuralef.errors import InputError
 from neuralef.files import write_json
-from neuralef.graph import patch_colours
 from neuralef.paths import cache_root
 from neuralef.precision import Precision
 from neuralef.provenance import code_digest
@@ -126,6 +125,23 @@ class FeatureStore:
         )
 
 
+MODULES = ("features", "backbones", "precision", "datasets.crops")
+"""Code that features depend on."""
+
+
+def patch_colours(images: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Down-sample images bilinearly to the patch grid, as Eq. 3 wants them.
+
+    Args:
+        images: Shape ``(B, 3, H, W)``, values in [0, 1].
+        grid: Patches ``(h, w)``.
+
+    Returns:
+        Shape ``(B, h, w, 3)``, values in [0, 1].
+    """
+    return F.interpolate(images, size=grid, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+
+
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 ``(B, H, W, 3)`` to float32 ``(B, 3, H, W)`` in [0, 1]."""
     return torch.tensor(images).permute(0, 3, 1, 2).float() / 255
@@ -193,7 +209,7 @@ def extract(
     """
     crop_size = config.crop_size(backbone.patch_size)
     identity = {
-        "code": code_digest("backbones", "features", "datasets.crops"),
+        "code": code_digest(*MODULES),
         "dataset": dataset.name,
         "split": split,
         "images": dataset.image_fingerprint(split),

@@ -249,16 +249,3 @@ def _sum(A: sp.csr_array, B: sp.csr_array) -> sp.csr_array:
     """``A + B`` of square float32 matrices on all threads; scipy's own has one, and wants sorted rows to be quick."""
     starts, columns, entries = loops.sparse_sum(A.indptr, A.indices, A.data, B.indptr, B.indices, B.data)
     return sp.csr_array((entries, columns, starts), shape=A.shape)
-
-
-def patch_colours(images: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Down-sample images bilinearly to the patch grid, as Eq. 3 wants them.
-
-    Args:
-        images: Shape ``(B, 3, H, W)``, values in [0, 1].
-        grid: Patches ``(h, w)``.
-
-    Returns:
-        Shape ``(B, h, w, 3)``, values in [0, 1].
-    """
-    return F.interpolate(images, size=grid, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)

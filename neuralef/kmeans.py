@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans, MiniBatchKMeans
+from scipy.sparse import csr_array
+from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -15,6 +16,7 @@ LLOYD_PATCHES = 50_000
 """Points that Lloyd's iterations see at most; the others enter by one pass of updates."""
 
 PATCHES_PER_UPDATE = 16_384
+"""Points that are assigned together in that pass."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ def fit_kmeans(
 ) -> Centroids:
     """Lloyd's K-means from a k-means++ start, by scikit-learn.
 
-    Of more than :data:`LLOYD_PATCHES` points, that many are drawn for it; one pass of online mean updates over all
-    points follows, as in the official code. Memory beyond ``features`` does not grow with their number.
+    Of more than :data:`LLOYD_PATCHES` points, that many are drawn for it, and the others move the centroids by one pass
+    of online mean updates, as in the official code. Memory beyond ``features`` does not grow with their number.
 
     Args:
         features: Shape ``(N, C)``, of any floating type, in memory or mapped; worked on in float32.
@@ -60,18 +62,33 @@ def fit_kmeans(
     """
     if len(features) < num_clusters:
         raise InputError(f"{num_clusters} clusters were asked of {len(features)} patches; lower --clusters")
-    drawn = features
+    drawn, others = features, np.empty(0, dtype=np.int64)
     if len(features) > LLOYD_PATCHES:
-        drawn = features[np.sort(np.random.default_rng(seed).choice(len(features), LLOYD_PATCHES, replace=False))]
+        chosen = np.sort(np.random.default_rng(seed).choice(len(features), LLOYD_PATCHES, replace=False))
+        drawn, others = features[chosen], np.delete(np.arange(len(features)), chosen)
     drawn = np.asarray(drawn, dtype=np.float32)
     model = KMeans(num_clusters, n_init=restarts, max_iter=iterations, random_state=seed)
     # Threads add their partial sums in the order they finish. With two the sum does not depend on it, so that equal
     # seeds give equal clusters on every machine.
     with threadpool_limits(limits=threads, user_api="openmp"):
         model.fit(drawn)
-        if len(drawn) < len(features):
-            start = model.cluster_centers_
-            model = MiniBatchKMeans(num_clusters, init=start, n_init=1, reassignment_ratio=0, random_state=seed)
-            for first in range(0, len(features), PATCHES_PER_UPDATE):
-                model.partial_fit(np.asarray(features[first : first + PATCHES_PER_UPDATE], dtype=np.float32))
-    return Centroids(model.cluster_centers_.astype(np.float32))
+    members = np.bincount(model.labels_, minlength=num_clusters)
+    return Centroids(_moved(model.cluster_centers_.astype(np.float32), members, features, others))
+
+
+def _moved(values: np.ndarray, members: np.ndarray, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Centroids ``(K, C)`` that are means of ``members`` points each, ``(K,)``, and of further rows of the features.
+
+    A block of rows goes to the centroids as they are before it. They start with the weight of the points they have, so
+    that the first block, which holds the patches of a few images, does not make them its own.
+    """
+    K = len(values)
+    for first in range(0, len(rows), PATCHES_PER_UPDATE):
+        block = np.asarray(features[rows[first : first + PATCHES_PER_UPDATE]], dtype=np.float32)
+        nearest = Centroids(values).assign(block)
+        one_hot = csr_array((np.ones(len(block), np.float32), nearest, np.arange(len(block) + 1)), (len(block), K))
+        joining = np.bincount(nearest, minlength=K)
+        members = members + joining
+        steps = one_hot.T @ block - joining[:, None] * values
+        values = values + (steps / np.maximum(members, 1)[:, None]).astype(np.float32)
+    return values

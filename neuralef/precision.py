@@ -10,6 +10,11 @@ FASTEST = "fastest"
 """What profiles may say instead of a precision."""
 
 
+def autocast(precision: Precision) -> torch.autocast:
+    """Matrix products of what runs inside are taken in this precision, sums and norms stay in float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def native_precisions() -> tuple[Precision, ...]:
     """The precisions this processor has instructions for, slowest first: ``float32``, and maybe ``bfloat16``.
 

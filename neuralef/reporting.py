@@ -43,6 +43,8 @@ METHOD_TITLES = {
 }
 IOU_RULE = "mIoU averages over the classes that occur in the ground truth or in the prediction of the evaluated set."
 NOT_IN_PAPER = "not in paper"
+HEADLINE = "headline.txt"
+"""File of a results folder that says what photographs and backbone its numbers are of."""
 FIGURE_DPI = 150
 
 

@@ -1,6 +1,14 @@
 r"""Time and memory of the exact decomposition and of neural training as the number of patches N grows.
 
-===================  ======================  =========================================  ======
+===================  ======================  =========================================  =============
+part                 time                    why                                        memory
+===================  ======================  =========================================  =============
+kernel, all patches  :math:`O(N^2 C)`        every pair is compared (Eq. 2)             :math:`O(N k)`
+Lanczos              :math:`O(N (k + K) p)`  p products with O(N k) stored entries,     :math:`O(N K)`
+                                             each made orthogonal to O(K) vectors
+neural, one epoch    :math:`O(N B C)`        N / B steps, each a kernel on B patches    none in N
+===================  ======================  =========================================  =============
+
 Memory is what must be held besides the features' file. The second row's p depends on the gaps between eigenvalues, so
 products are counted. Photographs are grown out of the ones that are there, see :func:`grow`; every size is measured in
 a process of its own and becomes one row of a CSV file, where it is found the next time.

@@ -13,8 +13,7 @@ from neuralef.backbones import Backbone
 from neuralef.clustering import ClusterHead
 from neuralef.crf import CRFMode, dense_crf, refine
 from neuralef.datasets.crops import crop_image
-from neuralef.features import FeatureStore, shifted_levels, to_tensor
-from neuralef.graph import patch_colours
+from neuralef.features import FeatureStore, patch_colours, shifted_levels, to_tensor
 from neuralef.precision import Precision
 from neuralef.protocols import Sliding, WindowLogits, source_positions
 from neuralef.upsampling import guided_map

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from neuralef import datasets
-from neuralef.config import PAPER_EIGENFUNCTIONS, Profile, TableSetup, load_profile
+from neuralef.config import FEATURE_FIELDS, PAPER_EIGENFUNCTIONS, Profile, TableSetup, load_profile
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Matching
 from neuralef.experiments import (
@@ -117,7 +117,8 @@ class TableStudy:
 
     def bench(self, experiment: Experiment) -> Workbench:
         """The workbench of an experiment, shared with all that have its features."""
-        bare = replace(experiment, clusters=0, seed=0, config=self.profile.config)
+        features = {name: getattr(experiment.config, name) for name in FEATURE_FIELDS}
+        bare = replace(experiment, clusters=0, seed=0, config=replace(self.profile.config, **features))
         return self._benches.setdefault(_key(bare), open_workbench(bare, progress=self.progress))
 
     def plan(self, tables: Sequence[Table]) -> pd.DataFrame:

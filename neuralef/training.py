@@ -32,6 +32,7 @@ from neuralef.features import FeatureStore
 from neuralef.files import read_checked_tensors, write_checked_tensors
 from neuralef.graph import kernel
 from neuralef.objective import Objective, neural_eigenfunction_objective
+from neuralef.precision import autocast
 
 log = logging.getLogger(__name__)
 
@@ -151,8 +152,11 @@ def train(
             how their channels are standardised.
 
     Raises:
-        InputError: If K or the number of neighbours exceeds what the patches of a batch allow.
+        InputError: If K or the number of neighbours exceeds what the patches of a batch allow, or random crops are
+            asked for and not given.
     """
+    if config.augment and augmented is None:
+        raise InputError("augment is true, but this training has stored features alone; set augment=false")
     check_sizes(store, config, num_eigenfunctions)
     psi = new_psi(store, config, num_eigenfunctions, seed).train()
     optimizer = new_optimizer(psi, config)
@@ -313,16 +317,11 @@ def optimise(
         noise: Source of its noise.
         kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. psi reads the others as tokens.
     """
-    with mixed_precision(config):
+    with autocast(config.precision):
         logits = psi(levels.flatten(1, 2))
     objective = objective_of(logits, kappa, config, temperature=temperature, noise=noise, kept=kept)
     descend(optimizer, objective.loss)
     return objective
-
-
-def mixed_precision(config: Config) -> torch.autocast:
-    """The context in which psi runs while it trains."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
 def objective_of(

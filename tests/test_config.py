@@ -279,7 +279,7 @@ PAPER_PROFILE = {
     "patch_stride": 1,
     "image_size": 320,  # 2: "320 crop"
     "train_crop": 480,  # 2: crop and window of Pascal Context
-    "short_side": 520,  # 2
+    "short_side": None,  # 2: Pascal Context's own, see PAPER_SLIDING
     "augment": True,  # 2: training augmentation
     "protocol": "crop320",  # 2
     "crf": "colour",  # 2: dense CRF afterwards
@@ -310,7 +310,7 @@ def test_the_tables_of_a_profile_are_read_with_their_types():
     setup = load_profile("standard").tables
     assert setup.seeds == (0, 1, 2)
     assert setup.datasets["cityscapes_27"] == {"name": "camvid"}
-    assert setup.values == {"clusters": (32, 64, 128, 256), "pixel_weight": (0, 0.1, 0.3, 0.7)}
+    assert setup.values == {"clusters": (64, 128, 256), "pixel_weight": (0, 0.1, 0.3)}
     assert load_profile("quick").tables is None
     assert load_profile("paper").tables.datasets["ade20k"]["config"]["epochs"] == 20
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from neuralef import experiments
+from neuralef import experiments, features, provenance
 from neuralef.augmentation import AugmentedPhotographs
 from neuralef.cli import app
 from neuralef.config import Config
@@ -91,6 +91,40 @@ def test_running_again_adds_nothing(tmp_path):
     before = (tmp_path / "results.csv").read_bytes()
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
     assert (tmp_path / "results.csv").read_bytes() == before
+
+
+def test_a_workbench_of_other_features_is_refused(tmp_path):
+    other = open_workbench(replace(EXPERIMENT, config=replace(CONFIG, image_size=32)), progress=False)
+    with pytest.raises(ValueError, match="image_size is 64 in the experiment and 32 on the workbench"):
+        run_experiment(EXPERIMENT, ["kmeans"], tmp_path / "out", bench=other, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_and_what_reads_labels_are_part_of_the_identity(tmp_path, monkeypatch):
+    name = write_folder_dataset(tmp_path / "data")
+
+    def identity():
+        bench = open_workbench(Experiment(name, "colour_patches", 5, 0, CONFIG), progress=False)
+        return bench.experiment_id(5, 0, CONFIG)
+
+    before = identity()
+    assert identity() == before
+    classes = tmp_path / "data" / "classes.csv"
+    classes.write_text(classes.read_text().replace("sky", "heaven"))
+    assert (renamed := identity()) != before
+    digest = provenance.code_digest
+    monkeypatch.setattr(
+        provenance, "code_digest", lambda *of: digest(*of) + ("changed" if "datasets.folder" in of else "")
+    )
+    assert identity() != renamed
+
+
+def test_time_of_shifted_views_is_extraction_whether_they_are_stored_or_not(tmp_path):
+    bench = open_workbench(EXPERIMENT, progress=False)
+    plus, plain = bench.head("ours_plus", 5, 0), bench.head("ours_star", 5, 0)
+    assert bench.extract_s(plus, CONFIG) == bench.train.extract_s + bench.evaluated(plus).extract_s
+    assert bench.extract_s(plain, CONFIG) == bench.train.extract_s + bench.val.extract_s
+    assert bench.extract_s(plus, replace(CONFIG, protocol="sliding")) == bench.train.extract_s
 
 
 def test_lost_results_are_rebuilt_from_the_runs_without_computing(tmp_path, monkeypatch):
@@ -226,6 +260,14 @@ def test_both_protocols_stand_beside_each_other_and_share_psi(tmp_path, monkeypa
     assert read_results(tmp_path / "results.csv")["protocol"].tolist() == ["crop320"] * 3 + ["sliding"] * 3
 
 
+def test_only_psi_s_own_logits_are_divided_by_its_temperature():
+    """Official code, mode ``our``; distances to centroids go into a softmax as they are."""
+    bench = open_workbench(EXPERIMENT, progress=False)
+    sliding = replace(CONFIG, protocol="sliding")
+    temperatures = {m: bench.segmenter(m, 5, 0, sliding).temperature for m in ("kmeans", "ours", "ours_star")}
+    assert temperatures == {"kmeans": 1.0, "ours": CONFIG.temperature_end, "ours_star": 1.0}
+
+
 def test_a_segmenter_may_have_another_protocol_than_its_workbench():
     photograph = SyntheticScenes(**OPTIONS).image(SyntheticScenes(**OPTIONS).ids("val")[0])
     squares, windows = (
@@ -317,14 +359,17 @@ def test_rows_name_the_dataset_that_was_trained_on(tmp_path):
     assert set(rows["dataset"]) == {name}
 
 
-def test_duplicated_photographs_change_no_map(tmp_path):
+def test_photographs_that_occur_twice_are_segmented_alike(tmp_path):
+    """Whatever their place in the split and in a pass of the backbone."""
     name = write_folder_dataset(tmp_path / "data")
+    first = FolderDataset(str(tmp_path / "data")).ids("val")[0]
+    for kind in ("images", "labels"):
+        (found,) = (tmp_path / "data" / kind / "val").glob(f"{first}.*")
+        (found.parent / f"zz-again{found.suffix}").write_bytes(found.read_bytes())
     bench = open_workbench(Experiment(name, "colour_patches", 5, 0, CONFIG), progress=False)
-    image_id = FolderDataset(str(tmp_path / "data")).ids("val")[0]
-    segmenter = bench.segmenter("ours", 5, 0)
-    np.testing.assert_array_equal(
-        segmenter.crop(bench.dataset.image(image_id)), segmenter.crop(bench.dataset.image(image_id))
-    )
+    maps = dict(bench.predictions(bench.head("ours", 5, 0), CONFIG))
+    assert list(maps)[-1] == "zz-again"
+    np.testing.assert_array_equal(maps[first], maps["zz-again"])
 
 
 def test_unknown_method_is_named(tmp_path):
@@ -421,12 +466,14 @@ def imports_of(module):
     return names
 
 
-@pytest.mark.parametrize("kind", ["training", "evaluation"])
+@pytest.mark.parametrize("kind", ["extraction", "training", "evaluation"])
 def test_a_digest_of_code_leaves_out_nothing_that_decides_a_number(kind):
     """``features`` and what it reads stand in the stores' keys; the rest touches no number."""
-    training = set(experiments.TRAINING_MODULES)
-    modules = training if kind == "training" else training | set(experiments.EVALUATION_MODULES)
-    elsewhere = {"features", "backbones", "augmentation", "datasets.base", "errors", "files", "paths", "provenance"}
-    elsewhere |= {"precision"}  # what it chooses is written into the configuration
+    extraction, training = set(features.MODULES), set(experiments.TRAINING_MODULES)
+    evaluation = training | set(experiments.EVALUATION_MODULES)
+    modules = {"extraction": extraction, "training": training, "evaluation": evaluation}[kind]
+    elsewhere = {"datasets.base", "errors", "files", "paths", "provenance"}
+    # A store's key holds the settings it was made with and the digest of the weights.
+    elsewhere |= {"config", "weights"} if kind == "extraction" else {"features", "backbones", "augmentation"}
     for module in modules:
         assert imports_of(module) <= modules | elsewhere, module

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,6 +36,18 @@ def out(tmp_path_factory):
 
 def smoke():
     return open_tables("smoke", progress=False)
+
+
+def test_a_dataset_with_features_of_its_own_has_its_own_workbench():
+    study = smoke()
+    scenes = study.setup.datasets["cityscapes_27"]
+    own = {**study.setup.datasets, "cityscapes_27": {**scenes, "config": {"image_size": 64}}}
+    study = replace(study, setup=replace(study.setup, datasets=own))
+    sizes = {}
+    for number in ("1", "2"):
+        line = next(line for line in study.lines(TABLES[number]) if line.experiment)
+        sizes[number] = study.bench(line.experiment).config.image_size
+    assert sizes == {"1": study.profile.config.image_size, "2": 64}
 
 
 def test_the_tables_are_the_paper_s():

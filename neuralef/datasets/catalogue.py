@@ -78,16 +78,6 @@ class DatasetInfo:
         """Name of its folder under the data root."""
         return self.shared_folder or self.name
 
-    @property
-    def archives(self) -> tuple[str, ...]:
-        """All file names that count as downloaded in the data root."""
-        return tuple(file for source in self.sources for file in source.files)
-
-    @property
-    def downloadable(self) -> bool:
-        """Whether :func:`neuralef.datasets.prepare` can fetch all of it from the network."""
-        return bool(self.sources) and all(source.url for source in self.sources)
-
 
 _PASCAL_SOURCES = (
     Source(
