@@ -1,7 +1,7 @@
 """From ``results.csv`` to tables (CSV, Markdown, LaTeX), the README and the HTML report.
 
 Ours come from ``results.csv`` alone; the paper's numbers stand in columns headed "paper" and come from ``paper.csv``.
-Fractions become percent here and nowhere else.
+Scores are fractions in files and percent where they are printed.
 """
 
 import base64
@@ -101,9 +101,10 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
         .set_index("method")
     )
     rows = []
-    for method in [name for name in METHOD_TITLES if name in set(results["method"])]:
+    found = set(results["method"])
+    for method in [*(name for name in METHOD_TITLES if name in found), *sorted(found - METHOD_TITLES.keys())]:
         of_method = results[results["method"] == method]
-        row = {"method": METHOD_TITLES[method], "seeds": of_method["seed"].nunique(), **matching_columns(of_method)}
+        row = {"method": method_title(method), "seeds": of_method["seed"].nunique(), **matching_columns(of_method)}
         for metric, title in (("accuracy", "Acc"), ("mean_iou", "mIoU")):
             row[f"paper {title}"] = f"{paper.loc[method, metric]:.1f}" if method in paper.index else NOT_IN_PAPER
         rows.append(row)

@@ -10,7 +10,7 @@ from reference import sliding_probabilities
 from benchmarks.harness import measure
 from neuralef.backbones import build
 from neuralef.clustering import ClusterHead
-from neuralef.config import Config
+from neuralef.config import Config, load_profile
 from neuralef.errors import InputError
 from neuralef.protocols import PAPER_SLIDING, Sliding, WindowLogits, interpolated, source_positions, window_starts
 from neuralef.segmentation import Segmenter
@@ -212,3 +212,9 @@ def windows_of_noise(size, K):
     values = np.random.default_rng(0).standard_normal((len(corners), 12, 12, K)).astype(np.float32)
     logits = WindowLogits(values, corners, (192, 192), (192, 192), size, size, 0.3)
     return lambda: logits.clusters().shape
+
+
+@pytest.mark.parametrize("dataset", ["pascal_context", "cityscapes_27", "cityscapes_19", "ade20k"])
+def test_profile_paper_leaves_windows_to_the_dataset(dataset):
+    (known,) = {settings for name, settings in PAPER_SLIDING.items() if dataset.startswith(name)}
+    assert Sliding.of(load_profile("paper").config, 320, dataset) == known
