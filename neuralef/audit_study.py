@@ -165,7 +165,7 @@ class Audit:
         classes = len(bench.dataset.classes)
         counts = np.zeros((len(bench.val), head.num_clusters, classes), dtype=np.int32)
         title = f"evaluating {method}, label head {variant}"
-        for index, image in enumerate(bench.counted(head, experiment.config, title=title)):
+        for index, (image,) in enumerate(bench.counted([head], experiment.config, title=title)):
             counts[index] = image.counts
         return counts, {
             "variant": variant,

@@ -36,7 +36,7 @@ from neuralef.paths import cache_root
 from neuralef.protocols import Sliding
 from neuralef.provenance import digest as _digest
 from neuralef.results import ResultRow, append_classes, append_rows, parameter_columns
-from neuralef.segmentation import Segmenter, merged_maps, segment_store, store_windows
+from neuralef.segmentation import Segmenter, joint_logits, merged_maps, segment_store, store_windows
 from neuralef.training import Training, train
 
 log = logging.getLogger(__name__)
@@ -269,39 +269,51 @@ class Workbench:
             config.crf,
         )
 
-    def predictions(self, head: ClusterHead, config: Config) -> Iterator[tuple[str, np.ndarray]]:
-        """Id and clusters of every evaluated image, uint16 of the shape of its :meth:`label`, in order."""
-        if config.protocol == "sliding":
-            segmenter = self._segmenter(head, config)
+    def predictions(self, heads: Sequence[ClusterHead], config: Config) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
+        """Id of every evaluated image, and its clusters under every head, uint16 of the shape of its :meth:`label`."""
+        if config.protocol == "sliding":  # windows are stored nowhere: all heads share their passes of the backbone
+            segmenters = [self._segmenter(head, config) for head in heads]
             photographs = ((image_id, self.dataset.image(image_id)) for image_id in self.dataset.ids("val"))
-            return merged_maps(
-                ((image_id, segmenter.logits(image), image) for image_id, image in photographs), config.crf
+            pictures = (
+                (image_id, logits, image)
+                for image_id, image in photographs
+                for logits in joint_logits(segmenters, image)
             )
+            maps = [merged_maps(pictures, config.crf)] * len(heads)  # the same iterator, which gives head after head
+        else:
+            maps = [self._of_stored(head, config) for head in heads]
+        for found in zip(*maps, strict=True):
+            yield found[0][0], tuple(clusters for _, clusters in found)
+
+    def _of_stored(self, head: ClusterHead, config: Config) -> Iterator[tuple[str, np.ndarray]]:
         store = self.evaluated(head)
         if config.crf == "none":
             return segment_store(head, store, self.image)
         crops = store_windows(head, store, softmax_temperature(head, config))
         return merged_maps(((image_id, logits, self.image(image_id)) for image_id, logits in crops), config.crf)
 
-    def counted(self, head: ClusterHead, config: Config, *, title: str) -> Iterator[Counted]:
-        """Every evaluated image with its clusters, its labels and its pixels by cluster and class, in order.
+    def counted(self, heads: Sequence[ClusterHead], config: Config, *, title: str) -> Iterator[tuple[Counted, ...]]:
+        """Every evaluated image under every head: its clusters, its labels and its pixels by cluster and class.
 
         Args:
-            head: A fitted method.
+            heads: Fitted methods.
             config: Protocol and CRF.
-            title: Of the bar.
+            title: Label of the progress bar.
         """
-        K, C = head.num_clusters, len(self.dataset.classes)
+        C = len(self.dataset.classes)
         predictions = tqdm(
-            self.predictions(head, config),
+            self.predictions(heads, config),
             total=len(self.dataset.ids("val")),
             desc=title,
             unit="image",
             disable=not self.progress,
         )
-        for image_id, clusters in predictions:
+        for image_id, maps in predictions:
             label = self.label(image_id, config.protocol)
-            yield Counted(image_id, clusters, label, image_counts(clusters, label, K, C))
+            yield tuple(
+                Counted(image_id, clusters, label, image_counts(clusters, label, head.num_clusters, C))
+                for head, clusters in zip(heads, maps, strict=True)
+            )
 
     def seconds_per_image(self, head: ClusterHead, images: int = 8) -> float:
         """What a new image costs beyond what all methods share, which is reading it and one pass of the backbone.
@@ -416,20 +428,25 @@ def run_experiment(
     experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
     if save_maps:
         _claim_maps(out / "maps", experiment_id)
-    rows: list[ResultRow] = []
-    for method in methods:
-        record_path, tables_path = (_run_path(out, experiment_id, method, kind) for kind in ("json", "safetensors"))
-        if not record_path.is_file() or save_maps or (image_tables and not tables_path.is_file()):
-            record, tables = _evaluate(
-                experiment, method, bench, maps=out / "maps" if save_maps else None, image_tables=image_tables
-            )
+    kept = {
+        method: [_run_path(out, experiment_id, method, kind) for kind in ("json", "safetensors")] for method in methods
+    }
+    wanted = [
+        method
+        for method, (record, tables) in kept.items()
+        if not record.is_file() or save_maps or (image_tables and not tables.is_file())
+    ]
+    sliding = experiment.config.protocol == "sliding"  # the backbone's passes are then shared by all methods
+    for together in [wanted] if sliding and wanted else [[method] for method in wanted]:
+        maps = out / "maps" if save_maps else None
+        for record, tables in _evaluate(experiment, together, bench, maps=maps, image_tables=image_tables):
+            record_path, tables_path = kept[record["method"]]
             if image_tables:
-                write_checked_tensors(tables_path, {"counts": torch.from_numpy(tables)}, {"method": method})
+                write_checked_tensors(tables_path, {"counts": torch.from_numpy(tables)}, {"method": record["method"]})
             if not record_path.is_file():
                 write_json(record_path, {"experiment_id": experiment_id, **record})
-        record = json.loads(record_path.read_text())
-        rows += _store_rows(out, experiment, record, bench)
-    return rows
+    records = [json.loads(record.read_text()) for record, _ in kept.values()]
+    return [row for record in records for row in _store_rows(out, experiment, record, bench)]
 
 
 def read_image_tables(out: Path, experiment_id: str, method: Method) -> np.ndarray:
@@ -449,38 +466,45 @@ def _run_path(out: Path, experiment_id: str, method: Method, kind: str) -> Path:
 
 
 def _evaluate(
-    experiment: Experiment, method: Method, bench: Workbench, *, maps: Path | None, image_tables: bool
-) -> tuple[dict[str, Any], np.ndarray]:
-    """The record of a run, and counts of every image, ``(N, K, C)``; N is 0 where they are not to be kept."""
-    train_s = 0.0
-    if REGISTRY[method].needs_psi:
-        train_s = bench.training(experiment.clusters, experiment.seed, experiment.config).train_s
-    fitted = bench.fitted(method, experiment.clusters, experiment.seed, experiment.config)
-    extract_s = bench.extract_s(fitted.head, experiment.config)  # extracts what is not there yet: no part of eval_s
+    experiment: Experiment, methods: Sequence[Method], bench: Workbench, *, maps: Path | None, image_tables: bool
+) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """For each method the record of its run, and counts of every image, ``(N, K, C)``; N is 0 where none are kept.
+
+    ``eval_s`` of methods that are evaluated together is an equal share.
+    """
+    clusters, seed, config = experiment.clusters, experiment.seed, experiment.config
+    fitted = [bench.fitted(method, clusters, seed, config) for method in methods]
+    heads = [of.head for of in fitted]
+    extract_s = [bench.extract_s(head, config) for head in heads]  # extracts what is missing: no part of eval_s
     began = perf_counter()
     images = len(bench.dataset.ids("val"))
-    counts = np.zeros((experiment.clusters, len(bench.dataset.classes)), dtype=np.int64)
-    tables = np.zeros((images if image_tables else 0, *counts.shape), dtype=np.int32)
-    for index, image in enumerate(bench.counted(fitted.head, experiment.config, title=f"evaluating {method}")):
-        counts += image.counts
-        if image_tables:
-            tables[index] = image.counts
-        if maps:
-            save_map(maps / method / f"{image.image_id}.png", image.clusters)
-            save_map(maps / "truth" / f"{image.image_id}.png", image.label)
-    record = {
-        "method": method,
-        "counts": counts.tolist(),
-        "images": images,
-        **provenance.stamp(),
-        "extract_s": round(extract_s, 3),
-        "train_s": round(train_s, 3),
-        "cluster_s": round(fitted.seconds, 3),
-        "eval_s": round(perf_counter() - began, 3),
-        "peak_rss_mb": round(provenance.peak_rss_mb(), 1),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return record, tables
+    counts = np.zeros((len(methods), clusters, len(bench.dataset.classes)), dtype=np.int64)
+    tables = np.zeros((len(methods), images if image_tables else 0, *counts.shape[1:]), dtype=np.int32)
+    for index, found in enumerate(bench.counted(heads, config, title=f"evaluating {', '.join(methods)}")):
+        for number, (method, image) in enumerate(zip(methods, found, strict=True)):
+            counts[number] += image.counts
+            if image_tables:
+                tables[number, index] = image.counts
+            if maps:
+                save_map(maps / method / f"{image.image_id}.png", image.clusters)
+                save_map(maps / "truth" / f"{image.image_id}.png", image.label)
+    eval_s = (perf_counter() - began) / len(methods)
+    records = [
+        {
+            "method": method,
+            "counts": counts[number].tolist(),
+            "images": images,
+            **provenance.stamp(),
+            "extract_s": round(extract_s[number], 3),
+            "train_s": round(bench.training(clusters, seed, config).train_s, 3) if REGISTRY[method].needs_psi else 0.0,
+            "cluster_s": round(fitted[number].seconds, 3),
+            "eval_s": round(eval_s, 3),
+            "peak_rss_mb": round(provenance.peak_rss_mb(), 1),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        for number, method in enumerate(methods)
+    ]
+    return list(zip(records, tables, strict=True))
 
 
 def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench: Workbench) -> list[ResultRow]:

@@ -1,6 +1,6 @@
 """Segmenter: photograph in, cluster map out, for every method (paper, 3.5, 3.6 and 4.1)."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,8 @@ class Segmenter:
         square = crop_image(image, self.crop_size)
         if self.crf == "none":
             return self._segment(square, square.shape[:2])
-        return dense_crf(self._window_logits(square, square.shape[:2]).probabilities(), square, self.crf)
+        (logits,) = _window_logits([self], square, square.shape[:2])
+        return dense_crf(logits.probabilities(), square, self.crf)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Clusters of a whole photograph at its own resolution.
@@ -92,29 +93,15 @@ class Segmenter:
 
     def logits(self, image: np.ndarray) -> WindowLogits:
         """What the clusters of a whole photograph ``(H, W, 3)`` derive from, before windows are merged."""
-        if self.sliding is None:
-            return self._window_logits(_resized(image, self._whole(image)), image.shape[:2])
-        resized = _resized(image, self.sliding.resized(image.shape[:2]))
-        return self._window_logits(resized, image.shape[:2], self.sliding)
+        return joint_logits([self], image)[0]
 
     def _whole(self, image: np.ndarray) -> tuple[int, int]:
         scale = self.crop_size / min(image.shape[:2])
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         return height, width
 
-    def _window_logits(self, image: np.ndarray, size: tuple[int, int], sliding: Sliding | None = None) -> WindowLogits:
-        """Logits of the windows of a resized image, one after the other; without ``sliding`` it is one window."""
-        resized = image.shape[:2]
-        window = (sliding.window,) * 2 if sliding else resized
-        corners = sliding.corners(resized) if sliding else ((0, 0),)
-        found = [self._patch_logits(image[y : y + window[0], x : x + window[1]]) for y, x in corners]
-        covered = self._padded(image[: window[0], : window[1]])
-        return WindowLogits(
-            np.stack([logits.numpy() for logits in found]), corners, window, covered, resized, size, self.temperature
-        )
-
-    def _patch_logits(self, image: np.ndarray) -> Tensor:
-        """Logits of an image and of its padding, ``(H, W, 3)`` to ``(h, w, K)``."""
+    def _patches(self, image: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What the head sees of an image and of its padding: features and colours of the patches."""
         pixels = to_tensor(image[None])
         height, width = self._padded(image)
         whole = F.pad(pixels, (0, width - image.shape[1], 0, height - image.shape[0]), mode="replicate")
@@ -122,8 +109,7 @@ class Segmenter:
         levels = shifted_levels(
             self.backbone, pixels if self.head.views == 1 else whole, self.head.views, self.precision
         )
-        colours = patch_colours(whole, levels.shape[1:3]).half().float()  # as a feature store rounds them
-        return self.head.image_logits(levels, colours)[0]
+        return levels, patch_colours(whole, levels.shape[1:3]).half().float()  # as a feature store rounds them
 
     def _padded(self, image: np.ndarray) -> tuple[int, int]:
         """Sides that the grid of patches covers."""
@@ -132,7 +118,7 @@ class Segmenter:
         return height, width
 
     def _segment(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        logits = self._patch_logits(image)
+        logits = self.head.image_logits(*self._patches(image))[0]
         # The grid covers the padding as well: up-sample over all of it, keep the photograph, then go to its size.
         padded = self._padded(image)
         if self.head.guide:
@@ -151,6 +137,41 @@ class Segmenter:
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A photograph ``(H, W, 3)`` brought to ``size`` (antialiased bilinear)."""
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def joint_logits(segmenters: Sequence[Segmenter], image: np.ndarray) -> list[WindowLogits]:
+    """:meth:`Segmenter.logits` of several segmenters; every window passes the backbone once for all of them.
+
+    Args:
+        segmenters: Alike but for their heads and temperatures.
+        image: Photograph, uint8 ``(H, W, 3)``.
+    """
+    first, size = segmenters[0], image.shape[:2]
+    if first.sliding is None:
+        return _window_logits(segmenters, _resized(image, first._whole(image)), size)
+    return _window_logits(segmenters, _resized(image, first.sliding.resized(size)), size, first.sliding)
+
+
+def _window_logits(
+    segmenters: Sequence[Segmenter], image: np.ndarray, size: tuple[int, int], sliding: Sliding | None = None
+) -> list[WindowLogits]:
+    """Logits of the windows of a resized image, one after the other; without ``sliding`` it is one window."""
+    resized = image.shape[:2]
+    window = (sliding.window,) * 2 if sliding else resized
+    corners = sliding.corners(resized) if sliding else ((0, 0),)
+    found: list[list[np.ndarray]] = [[] for _ in segmenters]
+    for y, x in corners:
+        part, patches = image[y : y + window[0], x : x + window[1]], {}
+        for segmenter, logits in zip(segmenters, found, strict=True):
+            views = segmenter.head.views
+            if views not in patches:
+                patches[views] = segmenter._patches(part)
+            logits.append(segmenter.head.image_logits(*patches[views])[0].numpy())
+    covered = segmenters[0]._padded(image[: window[0], : window[1]])
+    return [
+        WindowLogits(np.stack(logits), corners, window, covered, resized, size, segmenter.temperature)
+        for segmenter, logits in zip(segmenters, found, strict=True)
+    ]
 
 
 def segment_store(

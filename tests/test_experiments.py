@@ -253,6 +253,28 @@ def test_sliding_windows_are_scored_at_the_resolution_of_the_labels(tmp_path, mo
     assert np.array(counted).sum() == 3 * 64 * 80
 
 
+def test_methods_share_the_passes_of_sliding_windows_and_change_nothing_by_it(tmp_path, monkeypatch):
+    sliding = replace(EXPERIMENT, config=replace(CONFIG, protocol="sliding"))
+    bench = open_workbench(sliding, progress=False)
+    heads = [bench.head(method, 5, 0) for method in ("kmeans", "ours", "ours_plus")]  # the last wants shifted views
+    apart = [dict(bench.predictions([head], sliding.config)) for head in heads]
+    seen = []
+    passes = type(bench.backbone).forward
+    monkeypatch.setattr(
+        type(bench.backbone),
+        "forward",
+        lambda self, images, **how: seen.append(len(images)) or passes(self, images, **how),
+    )
+    for image_id, found in bench.predictions(heads, sliding.config):
+        for clusters, alone in zip(found, apart, strict=True):
+            np.testing.assert_array_equal(clusters, alone[image_id][0])
+    together, seen[:] = sum(seen), []
+    for head in heads:
+        list(bench.predictions([head], sliding.config))
+    views = [head.views**2 for head in heads]
+    assert together * sum(views) == sum(seen) * sum({of.views: of.views**2 for of in heads}.values())
+
+
 def test_both_protocols_stand_beside_each_other_and_share_psi(tmp_path, monkeypatch):
     run_experiment(EXPERIMENT, ("ours",), tmp_path, progress=False)
     monkeypatch.setattr("neuralef.training._train_step", lambda *_, **__: pytest.fail("trained again"))
@@ -342,7 +364,7 @@ def test_methods_fitted_on_another_dataset_are_scored_on_this_one(tmp_path):
         there.experiment_id(5, 0, CONFIG),
     }
     expected = np.zeros((5, 8), dtype=int)
-    for image_id, clusters in moved.predictions(there.head("ours_star", 5, 0), CONFIG):
+    for image_id, (clusters,) in moved.predictions([there.head("ours_star", 5, 0)], CONFIG):
         np.add.at(expected, (clusters, at_home.label(image_id)), 1)
     counted = json.loads(next(tmp_path.glob("runs/*/ours_star.json")).read_text())["counts"]
     np.testing.assert_array_equal(counted, expected)
@@ -367,7 +389,7 @@ def test_photographs_that_occur_twice_are_segmented_alike(tmp_path):
         (found,) = (tmp_path / "data" / kind / "val").glob(f"{first}.*")
         (found.parent / f"zz-again{found.suffix}").write_bytes(found.read_bytes())
     bench = open_workbench(Experiment(name, "colour_patches", 5, 0, CONFIG), progress=False)
-    maps = dict(bench.predictions(bench.head("ours", 5, 0), CONFIG))
+    maps = {image_id: clusters for image_id, (clusters,) in bench.predictions([bench.head("ours", 5, 0)], CONFIG)}
     assert list(maps)[-1] == "zz-again"
     np.testing.assert_array_equal(maps[first], maps["zz-again"])
 
