@@ -15,7 +15,7 @@ SIZE = (360, 480)
 GRID = (26, 35)
 CLUSTERS = 64
 OCCURRING = 43
-"""What psi of ``quick`` gives more than the clip on frames of CamVid: 41 to 44 of 64 clusters."""
+"""Clusters that psi of ``quick`` gives more than the clip on frames of CamVid: 41 to 44 of 64."""
 
 SECONDS = 3
 IMAGES = 6

@@ -26,8 +26,8 @@ def run() -> Iterator[Row]:
     """Seconds, and the adjusted Rand index of partitions.
 
     K-means on patches of photographs ends in another local minimum from another start. So the eigenvectors are compared
-    by giving both solvers' the same start; only on the planted graph, where one minimum is far below all others, must
-    the two packages agree as they come.
+    by starting K-means on both solvers' eigenvectors alike; only on the planted graph, where one minimum is far below
+    all others, must the two packages agree as they come.
     """
     with TemporaryDirectory() as folder:
         photographs = patches()
@@ -80,7 +80,7 @@ def from_their_eigenvectors(path: str, K: int) -> Callable[[], np.ndarray]:
 
 
 def planted() -> sp.csr_array:
-    """Points around ``PLANTED`` directions, so near each other that links cross, and their nearest neighbours."""
+    """Nearest-neighbour graph of points around ``PLANTED`` directions, so near each other that links cross."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(PLANTED, 64, generator=generator)
     points = centres.repeat_interleave(NODES // PLANTED, dim=0) + 1.25 * torch.randn(NODES, 64, generator=generator)
@@ -88,7 +88,7 @@ def planted() -> sp.csr_array:
 
 
 def patches() -> sp.csr_array:
-    """Patches drawn from all training photographs of ``quick``, and their nearest neighbours by its feature graph."""
+    """Nearest-neighbour graph of patches drawn from all training photographs of ``quick``."""
     store = inputs.study().bench.train
     flat = store.patches.reshape(-1, store.patches.shape[-1])
     chosen = np.sort(np.random.default_rng(0).choice(len(flat), NODES, replace=False))

@@ -107,7 +107,7 @@ class _First:
 
 
 def _gigaflop(folder: str) -> float:
-    """Of one image, counted over the operations that ran; fused attention would hide its own."""
+    """Operations of one image in 1e9, counted as they ran; fused attention would hide its own."""
     network = inputs.study().bench.backbone
     crop = to_tensor(np.load(f"{folder}/crops.npy")[:1])
     torch.set_num_threads(THREADS)

@@ -28,14 +28,14 @@ class Row:
     """One line of the table: two values of one quantity, their ratio, and what it should be.
 
     Attributes:
-        benchmark: Which part of the package.
-        case: Sizes and settings.
-        quantity: What was measured, with its unit.
-        reference: What ours is compared with.
-        reference_value: Its value.
-        ours_value: Ours.
-        ratio: How many times better ours is: reference over ours where less is better, else ours over reference.
-        target: The ratio that was asked for, or NaN.
+        benchmark: Name of the benchmark, that of its module.
+        case: Sizes and settings that were measured.
+        quantity: Quantity that was measured, with its unit.
+        reference: Name of what ours is compared with.
+        reference_value: Value of the reference.
+        ours_value: Value of our implementation.
+        ratio: Factor by which ours is better: reference over ours where less is better, else ours over reference.
+        target: Least ratio that was asked for, or NaN.
     """
 
     benchmark: str

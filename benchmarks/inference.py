@@ -88,7 +88,7 @@ def upsampled(K: int) -> Callable[[], np.ndarray]:
 
 
 def tiled(K: int) -> Callable[[], np.ndarray]:
-    """Ours."""
+    """Our cluster map, which up-samples only the logits that can win."""
     logits = _logits(K)
     cluster_map(logits[:4, :4], (8, 8))  # compiles
     return lambda: cluster_map(logits, (322, 322))

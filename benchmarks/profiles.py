@@ -20,7 +20,7 @@ MINUTES = {"quick": 6, "smoke": 5}
 
 
 def run() -> Iterator[Row]:
-    """Minutes of both; photographs and weights are there already."""
+    """Minutes of the two profiles and of the tests; photographs and weights are there already."""
     assert inputs.study().bench.backbone  # fetches the weights
     for profile, limit in MINUTES.items():
         out = results_root("bench") / profile

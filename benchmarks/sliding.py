@@ -60,7 +60,7 @@ def photograph() -> Callable[[], np.ndarray]:
 
 
 def in_strips() -> Callable[[], np.ndarray]:
-    """Ours."""
+    """Our merging, some rows at a time."""
     return _windows().clusters
 
 

@@ -63,7 +63,7 @@ def run() -> Iterator[Row]:
 
 
 def neighbours(folder: str, B: int) -> Callable[[], np.ndarray]:
-    """Nearest neighbours as ours finds them."""
+    """Nearest neighbours as this package finds them."""
     features = _batch(folder, B, 1)[0][..., -CHANNELS:].flatten(0, 2)
     return lambda: nearest_neighbors(features, PAPER.feature_neighbors)[0].numpy()
 
@@ -75,7 +75,7 @@ def dense_neighbours(folder: str, B: int) -> Callable[[], np.ndarray]:
 
 
 def dense_step_on_ours(folder: str, B: int, K: int) -> Callable[[], tuple[float, np.ndarray]]:
-    """:func:`dense_step` with the neighbours that ours found."""
+    """:func:`dense_step` with the neighbours that this package finds."""
     return dense_step(folder, B, K, torch.from_numpy(np.load(f"{folder}/neighbours-{B}.npy")))
 
 
@@ -93,7 +93,7 @@ def dense_step(folder: str, B: int, K: int, neighbours: Tensor | None = None) ->
 
 
 def sparse_step(folder: str, B: int, K: int) -> Callable[[], tuple[float, np.ndarray]]:
-    """Ours."""
+    """Our side: loss and gradient with respect to psi's outputs."""
     levels, colours, outputs = _batch(folder, B, K)
     features = levels[..., -CHANNELS:]
     _compile()

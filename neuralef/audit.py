@@ -73,7 +73,7 @@ class ProbedStep(Step):
 
 @dataclass(frozen=True)
 class ProbedTraining:
-    """A finished run: psi and its linear head in evaluation mode, every step, seconds it all took."""
+    """A finished run: psi and its linear head in evaluation mode, every step, and the seconds it took."""
 
     psi: Eigenfunctions
     probe: nn.Linear
@@ -110,7 +110,7 @@ class LinearProbe(ClusterHead):
 
 
 def official_label_weight(config: Config) -> float:
-    """Weight of the cross-entropy beside our loss that keeps the official ratio, 1 / t; derived above."""
+    """Weight of the cross-entropy beside our loss that keeps the official ratio, 1 / t; see the module's derivation."""
     return 1 / config.trace_scale
 
 
@@ -119,11 +119,11 @@ def patch_label_counts(label: np.ndarray, grid: tuple[int, int], num_classes: in
 
     Args:
         label: Class of every pixel of a crop, shape ``(h * P, w * P)``.
-        grid: Patches, ``(h, w)``.
-        num_classes: C.
+        grid: Patches down and across, ``(h, w)``.
+        num_classes: Number of classes, C.
 
     Returns:
-        Shape ``(h, w, C)``, uint16.
+        Pixels of each class in every patch, shape ``(h, w, C)``, uint16.
     """
     h, w = grid
     patch = np.ones((label.shape[0] // h, label.shape[1] // w), dtype=np.int64)
@@ -135,12 +135,13 @@ def training_label_counts(dataset: Dataset, store: FeatureStore, *, progress: bo
     """:func:`patch_label_counts` of every image of a store.
 
     Args:
-        dataset: Where the labels are.
-        store: Features of a split of it.
-        progress: Whether to show a bar.
+        dataset: Dataset that holds the labels.
+        store: Features of a split of ``dataset``.
+        progress: Whether to show a progress bar.
 
     Returns:
-        Shape ``(images, h, w, C)``, uint16; for 5000 crops of 20 x 20 patches and 59 classes 240 MB.
+        Pixels of each class in every patch, shape ``(images, h, w, C)``, uint16; for 5000 crops of 20 x 20 patches and
+        59 classes 240 MB.
 
     Raises:
         InputError: If an image has no label.
@@ -159,11 +160,11 @@ def pixel_cross_entropy(logits: Tensor, counts: Tensor) -> Tensor:
     .. math:: H = -\frac{\sum_{p,c} n_{pc} \log \mathrm{softmax}(z_p)_c}{\sum_{p,c} n_{pc}}
 
     Args:
-        logits: z, shape ``(..., C)``.
-        counts: n, pixels of each class, the same shape.
+        logits: Logits z of every patch, shape ``(..., C)``.
+        counts: Pixels n of each class in every patch, shape ``(..., C)``.
 
     Returns:
-        A scalar; 0 where no pixel has a label.
+        Cross-entropy, a scalar; 0 where no pixel has a label.
     """
     return -(counts * logits.log_softmax(dim=-1)).sum() / counts.sum().clamp_min(1)
 
@@ -185,15 +186,16 @@ def train_probed(
 
     Args:
         store: Features and patch colours of the training images.
-        label_counts: Of the same images, from :func:`training_label_counts`, shape ``(images, h, w, C)``.
-        config: Kernel, psi, quantisation, objective and schedule.
-        num_eigenfunctions: The paper's K.
-        seed: Determines initial weights, batches and Gumbel noise.
+        label_counts: Pixels of each class in every patch of the images of ``store``, from
+            :func:`training_label_counts`, shape ``(images, h, w, C)``.
+        config: Hyper-parameters of kernel, psi, quantisation, objective and schedule.
+        num_eigenfunctions: Number of eigenfunctions, the paper's K.
+        seed: Seed of initial weights, batches and Gumbel noise.
         variant: Whether the head's gradient stops before psi or enters it.
-        label_weight: Of the cross-entropy beside our loss; default :func:`official_label_weight`.
-        folder: Where checkpoints are kept; an interrupted run that finds its own there continues from it.
-        checkpoint_every: Steps between checkpoints.
-        progress: Whether to show a bar.
+        label_weight: Weight of the cross-entropy beside our loss; default: :func:`official_label_weight`.
+        folder: Folder of the checkpoints; an interrupted run that finds its own there continues from it.
+        checkpoint_every: Number of steps between checkpoints.
+        progress: Whether to show a progress bar.
 
     Raises:
         InputError: If K or the number of neighbours exceeds what the patches of a batch allow.

@@ -66,7 +66,7 @@ TITLES = {**METHOD_TITLES, PROBE: "linear probe"}
 
 
 def methods_of(variant: Variant) -> tuple[str, ...]:
-    """What is evaluated: Ours and Ours*, and the head where there is one."""
+    """Methods that are evaluated: Ours and Ours*, and the head where there is one."""
     return CLUSTERINGS if variant == "none" else (*CLUSTERINGS, PROBE)
 
 
@@ -84,10 +84,10 @@ class Audit:
     """What the seeds and variants of an audit share: dataset, backbone, features, labels of the training patches.
 
     Attributes:
-        bench: Dataset, backbone and features.
+        bench: Workbench with dataset, backbone and features.
         out: Results folder.
-        label_weight: Of the cross-entropy beside our loss; ``None``: the official ratio.
-        progress: Whether to show bars.
+        label_weight: Weight of the cross-entropy beside our loss; ``None``: the official ratio.
+        progress: Whether to show progress bars.
     """
 
     bench: Workbench
@@ -101,7 +101,7 @@ class Audit:
         return training_label_counts(self.bench.dataset, self.bench.train, progress=self.progress)
 
     def weight(self, experiment: Experiment) -> float:
-        """The weight that is used."""
+        """Weight of the cross-entropy that is used."""
         return official_label_weight(experiment.config) if self.label_weight is None else self.label_weight
 
     def audit_id(self, experiment: Experiment) -> str:
@@ -138,7 +138,7 @@ class Audit:
         """Train, evaluate and keep one variant of one seed, as far as it is not kept already.
 
         Returns:
-            Its rows, which are in ``out/audit.csv``.
+            Rows of the variant, which are in ``out/audit.csv``.
         """
         audit_id = self.audit_id(experiment)
         missing = self.missing(experiment, variant)
@@ -225,12 +225,12 @@ def run_audit(
     """Train every variant for every seed, evaluate, and add the rows to ``out/audit.csv``.
 
     Args:
-        experiments: They differ in their seed alone.
+        experiments: Experiments that differ in their seed alone.
         out: Results folder.
-        bench: A workbench with their dataset, backbone and feature settings.
-        variants: Which of :data:`neuralef.audit.VARIANTS`.
-        label_weight: Of the cross-entropy beside our loss; default the official ratio.
-        progress: Whether to show bars.
+        bench: Workbench with the experiments' dataset, backbone and feature settings; default: a new one.
+        variants: Variants to train, of :data:`neuralef.audit.VARIANTS`.
+        label_weight: Weight of the cross-entropy beside our loss; default: the official ratio.
+        progress: Whether to show progress bars.
 
     Returns:
         The rows of these experiments and variants, new or already there.
@@ -285,13 +285,13 @@ def counts_of(rows: pd.DataFrame, out: Path, variant: Variant, method: str) -> l
     """Counts of every image for each seed, in the order of the seeds.
 
     Args:
-        rows: Of one dataset and setting.
+        rows: Rows of ``audit.csv``, of one dataset and setting.
         out: Results folder.
         variant: One of :data:`neuralef.audit.VARIANTS`.
         method: One of :func:`methods_of`.
 
     Returns:
-        For each seed, shape ``(N, K, C)``.
+        Pixels by cluster and class of every image, for each seed an array of shape ``(N, K, C)``.
     """
     chosen = rows[(rows["variant"] == variant) & (rows["method"] == method)].sort_values("seed")
     paths = [counts_path(out, audit_id, variant, method) for audit_id in dict.fromkeys(chosen["audit_id"])]
@@ -303,9 +303,9 @@ class Comparison:
     """One method without a label head and with its gradient: mIoU under ``max_iou``.
 
     Attributes:
-        method: Ours or Ours*.
-        without: Interval of the mean over seeds without.
-        with_gradient: Interval of the mean over seeds with.
+        method: Name of the method, ``ours`` or ``ours_star``.
+        without: Interval of the mean over seeds without a label head.
+        with_gradient: Interval of the mean over seeds with the head's gradient.
         difference: Interval of the paired difference, with minus without.
         gains: Difference of each seed, in the order of the seeds.
     """
@@ -343,11 +343,11 @@ def compare(rows: pd.DataFrame, out: Path, method: str, *, draws: int = 1000, le
     """``none`` beside ``gradient``: bootstrap intervals over images and seeds, and of their paired difference.
 
     Args:
-        rows: Of one dataset and setting, as :func:`run_audit` returns them.
+        rows: Rows of one dataset and setting, as :func:`run_audit` returns them.
         out: Results folder.
-        method: Ours or Ours*.
-        draws: Resamples.
-        level: Of the intervals.
+        method: Name of the method, ``ours`` or ``ours_star``.
+        draws: Number of bootstrap resamples.
+        level: Confidence level of the intervals, 0 to 1.
 
     Raises:
         InputError: If the two variants were not run for the same seeds.
@@ -374,13 +374,13 @@ def audit_table(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: floa
     Clusterings are matched by ``max_iou``; the linear probe's outputs are classes and need no matching.
 
     Args:
-        rows: Of one dataset and setting, as :func:`run_audit` returns them.
+        rows: Rows of one dataset and setting, as :func:`run_audit` returns them.
         out: Results folder.
-        draws: Resamples.
-        level: Of the intervals.
+        draws: Number of bootstrap resamples.
+        level: Confidence level of the intervals, 0 to 1.
 
     Returns:
-        Strings, ready to print; percent.
+        Table of strings, ready to print; scores in percent.
     """
     table = []
     for variant in [name for name in VARIANTS if name in set(rows["variant"])]:

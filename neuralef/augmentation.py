@@ -48,7 +48,7 @@ class Batch(NamedTuple):
     """Patches of a mini-batch.
 
     Attributes:
-        levels: Shape ``(images, h, w, sum C)``, float32.
+        levels: Features of all levels, float32 ``(images, h, w, sum C)``.
         colours: The crops at patch resolution, float32 ``(images, h, w, 3)``, in [0, 1].
         kept: Patches that take part in the kernel, bool ``(images, h, w)``; ``None``: all.
     """
@@ -60,17 +60,17 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """What one photograph goes through.
+    """Random changes to one image.
 
     Attributes:
-        ratio: Its shorter side over the protocol's.
-        top: Where the crop begins, 0 (first row) to below 1 (as low as it can lie).
-        left: The same from left to right.
+        ratio: Shorter side of the resized image over the protocol's.
+        top: Place of the crop's first row, from 0 (at the top) to below 1 (as low as the crop can lie).
+        left: Place of the crop's first column, from 0 (at the left) to below 1 (as far right as the crop can lie).
         flip: Whether left and right change places.
-        brightness: Added to every colour, or ``None``: left as it is.
-        contrast: Factor of every colour.
-        saturation: Factor of the distance from grey.
-        hue: Turn of the colour circle, 1 being a whole one.
+        brightness: Amount added to every channel, whose values are in [0, 1]; ``None``: no change.
+        contrast: Factor of every channel; ``None``: no change.
+        saturation: Factor of the distance from grey; ``None``: no change.
+        hue: Turn of the colour circle, 1 being a whole one; ``None``: no change.
         contrast_first: Whether contrast comes before saturation and hue, or after.
     """
 
@@ -95,16 +95,17 @@ def draw_view(rng: np.random.Generator) -> View:
 
 
 def apply_view(image: np.ndarray, view: View, short_side: int, crop_size: int) -> Tensor:
-    """Resize, crop, flip and distort a photograph.
+    """Resize, crop, flip and distort an image.
 
     Args:
-        image: Shape ``(H, W, 3)``, uint8.
-        view: What to do.
-        short_side: Of the protocol, in pixels.
-        crop_size: Side of the square, in pixels.
+        image: RGB image, shape ``(H, W, 3)``, uint8.
+        view: Changes to make.
+        short_side: Length in pixels to which ratio 1 resizes the shorter side.
+        crop_size: Side of the square crop in pixels.
 
     Returns:
-        Float32 ``(3, h, w)`` in [0, 1], h and w at most ``crop_size``, less where the photograph is smaller.
+        The crop, float32 ``(3, h, w)`` in [0, 1]; h and w are at most ``crop_size``, less where the resized image is
+        smaller.
     """
     from torchvision.transforms.v2 import functional as tv  # takes seconds, and stored features need no crops
 
@@ -144,12 +145,12 @@ class AugmentedPhotographs:
     """The training photographs, seen anew at every step.
 
     Attributes:
-        read: Gives the photograph of an id, uint8 ``(H, W, 3)``.
-        ids: Of the training images, in the order of their feature store.
-        backbone: Gives the features of the crops.
+        read: Function from an image's id to the image, uint8 ``(H, W, 3)``.
+        ids: Ids of the training images, in the order of their feature store.
+        backbone: Backbone that gives the features of the crops.
         crop_size: Side of the crops in pixels, a multiple of the patch.
-        short_side: What ratio 1 resizes the shorter side of a photograph to, in pixels.
-        config: Precision, and whether padding is masked.
+        short_side: Length in pixels to which ratio 1 resizes the shorter side of an image.
+        config: Hyper-parameters, of which ``precision`` and ``mask_padding`` are read.
     """
 
     read: Callable[[str], np.ndarray]
@@ -160,14 +161,14 @@ class AugmentedPhotographs:
     config: Config
 
     def batch(self, chosen: np.ndarray, rows: slice = ALL, columns: slice = ALL, *, seed: int, step: int) -> Batch:
-        """Features of random crops of some photographs.
+        """Features of random crops of some images.
 
         Args:
-            chosen: Positions in ``ids``, one for each crop.
-            rows: Rows of patches to return of each crop.
-            columns: The same for columns.
-            seed: Of the run.
-            step: Of the run.
+            chosen: Positions in ``ids``, one for each crop, shape ``(images,)``.
+            rows: Rows of the patch grid to return of each crop.
+            columns: Columns of the patch grid to return of each crop.
+            seed: Seed of the run.
+            step: Number of the optimisation step, from 0.
 
         Raises:
             InputError: If a feature exceeds float16, in which stored ones are kept.
@@ -183,7 +184,7 @@ class AugmentedPhotographs:
         return Batch(levels.float(), colours, kept if self.config.mask_padding else None)
 
     def crops(self, chosen: np.ndarray, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """The padded crops, float32 ``(images, 3, H, W)`` in [0, 1], and which pixels are none of the padding's."""
+        """The padded crops, float32 ``(images, 3, H, W)`` in [0, 1], and a mask of the pixels that are no padding."""
         shape = (len(chosen), 3, self.crop_size, self.crop_size)
         crops = self.backbone.mean.expand(shape).clone()
         real = torch.zeros(shape[0], *shape[2:], dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Frozen networks that turn a photograph into one feature vector per patch (paper, section 3.1).
+"""Frozen networks that turn an image into one feature vector per patch (paper, section 3.1).
 
 Every backbone gives three levels, as the official code concatenates them for psi: a *low*, a *middle* and a *high* one.
 The kernel's feature graph (Eq. 2) and the K-means baseline read the high level alone.
@@ -69,7 +69,7 @@ class KnownBackbone(BackboneSpec):
     Attributes:
         patch_size: Side of a patch in pixels.
         channels: Width of each level, low to high.
-        licence: Of the weights, as published.
+        licence: Licence of the weights, as published.
     """
 
     patch_size: int
@@ -201,10 +201,10 @@ def fetch(name: str) -> Path:
     """Download the weights of a backbone, unless they are here; :func:`build` does the same by itself.
 
     Args:
-        name: As for :func:`build`.
+        name: Name of the backbone, as for :func:`build`.
 
     Returns:
-        The file they are in.
+        File that holds the weights.
 
     Raises:
         InputError: If the name is unknown, there is nothing to fetch, or the weights cannot be had.
@@ -222,7 +222,7 @@ class Backbone(nn.Module, ABC):
     """A frozen network with its pre-processing and padding.
 
     Attributes:
-        spec: What was built.
+        spec: Specification of what was built.
         patch_size: Side of a patch in pixels.
         channels: Width of each level, low to high.
         fingerprint: Digest of everything the features depend on besides the image and the precision.
@@ -248,9 +248,9 @@ class Backbone(nn.Module, ABC):
         """Low, middle and high features of a batch.
 
         Args:
-            images: Shape ``(B, 3, H, W)``, values in [0, 1]. Sides that are no multiple of the patch are padded with
-                zeros on the right and below, after normalisation, as Segmenter's code does.
-            precision: Of the matrix products; the rest stays in float32.
+            images: Images, shape ``(B, 3, H, W)``, values in [0, 1]. Sides that are no multiple of the patch are padded
+                with zeros on the right and below, after normalisation, as Segmenter's code does.
+            precision: Precision of the matrix products; the rest stays in float32.
 
         Returns:
             One ``(B, C, ceil(H / P), ceil(W / P))`` tensor per level.
@@ -382,13 +382,13 @@ def resample_positions(
     """Learned position embeddings for another grid, by bicubic interpolation without antialiasing.
 
     Args:
-        positions: Shape ``(1, prefix_tokens + h * w, C)``.
-        grid: The ``(h, w)`` the embeddings were learned for.
-        target: The ``(h', w')`` wanted.
+        positions: Position embeddings, shape ``(1, prefix_tokens + h * w, C)``.
+        grid: Grid ``(h, w)`` that the embeddings were learned for.
+        target: Grid ``(h', w')`` that is wanted.
         prefix_tokens: Leading tokens (class, registers) that have no place in the grid and are kept.
 
     Returns:
-        Shape ``(1, prefix_tokens + h' * w', C)``.
+        Position embeddings of the target grid, shape ``(1, prefix_tokens + h' * w', C)``.
     """
     if grid == target:
         return positions
@@ -412,9 +412,10 @@ def build(
         name: One of :func:`available`, or any timm vision transformer (``deit3_small_patch16_224``).
         blocks: Low, middle and high block, 0-indexed, negative from the end; default: the backbone's own
             (first, middle and last for a timm ViT, as in the paper).
-        high_level: How the high block is read; default: the final norm, the last keys for DINO.
+        high_level: Way the high block is read, see :data:`HighLevel`; default: the backbone's own (for a timm ViT the
+            final norm, for DINO the keys).
         checkpoint: A local safetensors state dict to load instead of the published weights.
-        pretrained: ``False`` leaves the weights random, for tests and control experiments.
+        pretrained: Whether to load weights; ``False`` leaves them random, for tests and control experiments.
 
     Raises:
         InputError: If the name or a block is unknown, or the weights cannot be had.

@@ -38,9 +38,9 @@ class ClusterHead(ABC):
     """What turns a backbone's features into cluster logits.
 
     Attributes:
-        views: Shifted views of an image, along each side, whose features it wants
+        views: Number of shifted views along each side of an image whose features the head reads
             (:func:`neuralef.features.shifted_levels`).
-        guide: How its logits are brought to pixels with the image as a guide; ``None``: bilinearly.
+        guide: Guide by which the image helps to bring the logits to pixels; ``None``: they are up-sampled bilinearly.
     """
 
     views: int = 1
@@ -54,7 +54,7 @@ class ClusterHead(ABC):
         """:meth:`logits`, for heads that look at the images as well.
 
         Args:
-            levels: Shape ``(images, h, w, sum C)``.
+            levels: Features of all levels, shape ``(images, h, w, sum C)``.
             colours: The images at patch resolution, shape ``(images, h, w, 3)``, in [0, 1].
         """
         return self.logits(levels)
@@ -62,7 +62,7 @@ class ClusterHead(ABC):
     @property
     @abstractmethod
     def num_clusters(self) -> int:
-        """The paper's K."""
+        """Number of clusters, the paper's K."""
 
 
 class FittedHead(ClusterHead):
@@ -83,7 +83,7 @@ class FeatureKMeans(FittedHead):
     """K-means on the high level of the backbone: raw (the paper's baseline) or centred and of unit length.
 
     Attributes:
-        centroids: Of the prepared features.
+        centroids: Centroids of the prepared features, shape ``(K, C)``.
         channels: Width of the high level.
         mean: Training mean, shape ``(C,)``, removed before scaling to unit length; ``None``: features as they are.
     """
@@ -114,9 +114,9 @@ class PCAKMeans(FittedHead):
     """K-means on principal components of the centred high level of unit length.
 
     Attributes:
-        centroids: Of the projected features, shape ``(K, components)``.
+        centroids: Centroids of the projected features, shape ``(K, components)``.
         mean: Training mean of the high level, shape ``(C,)``.
-        components: Orthonormal rows, shape ``(components, C)``.
+        components: Principal components as orthonormal rows, shape ``(components, C)``.
         offset: Mean of the prepared features, projected, shape ``(components,)``.
     """
 
@@ -152,8 +152,8 @@ class SpectralHead(FittedHead):
     of K-means on it, linear in the embedding.
 
     Attributes:
-        landmarks: Eigenfunctions of the centred high level of unit length.
-        centroids: Of the embedding, shape ``(K, K)``.
+        landmarks: Landmark patches and their eigenvectors, over the centred high level of unit length.
+        centroids: Centroids of the embedding, shape ``(K, K)``.
         mean: Training mean of the high level, shape ``(C,)``.
     """
 

@@ -77,15 +77,15 @@ def measure_costs(
     """Cost of a new image and peak memory of the fit; what the file holds for this machine is not measured again.
 
     Args:
-        experiment: One seed: neither cost depends on which.
-        methods: Of :data:`neuralef.methods.REGISTRY`.
-        path: CSV file of :data:`COLUMNS`.
-        bench: Dataset, backbone and features of the experiment.
-        memory: Whether to fit every method once more, in a process of its own, for its peak.
-        progress: Whether to show a bar.
+        experiment: Experiment of any seed; neither cost depends on it.
+        methods: Methods to measure, of :data:`neuralef.methods.REGISTRY`.
+        path: CSV file of :data:`COLUMNS` that keeps the costs.
+        bench: Workbench with dataset, backbone and features of the experiment.
+        memory: Whether to fit every method once more, in a process of its own, for its peak memory.
+        progress: Whether to show a progress bar.
 
     Returns:
-        By method: ``image_s`` in seconds, and ``peak_mb`` in MB, NaN where it is not measured.
+        Costs by method: ``image_s`` in seconds, and ``peak_mb`` in MB, NaN where it is not measured.
 
     Raises:
         InputError: If psi trains on random crops and memory is asked for, or the process of a fit was killed.
@@ -122,10 +122,10 @@ def fit(content: dict[str, Any], method: Method, config: Config, clusters: int, 
 
     Args:
         content: Training features, from :func:`neuralef.scaling.portable`.
-        method: Of :data:`neuralef.methods.REGISTRY`.
+        method: Method to fit, of :data:`neuralef.methods.REGISTRY`.
         config: Hyper-parameters.
-        clusters: The paper's K.
-        seed: Of everything random.
+        clusters: Number of clusters, the paper's K.
+        seed: Seed of psi and of the fit.
     """
     store = opened(content)
     epoch = config.updated({"epochs": 1})
@@ -177,10 +177,10 @@ class Standing:
     """One method on one dataset.
 
     Attributes:
-        method: Which.
-        accuracy: Of each seed under ``max_iou``, fractions.
-        mean_iou: The same.
-        training_s: Seconds of each seed, psi and clustering together, features apart.
+        method: Name of the method.
+        accuracy: Accuracy of each seed under ``max_iou``, fractions.
+        mean_iou: mIoU of each seed under ``max_iou``, fractions.
+        training_s: Training seconds of each seed, psi and clustering together, features apart.
         image_s: Seconds that a new image takes, features apart.
         peak_mb: Peak memory of the fit above its features, MB; NaN where it was not measured.
     """
@@ -194,7 +194,7 @@ class Standing:
 
     @property
     def title(self) -> str:
-        """Its name in Markdown."""
+        """Title of the method in Markdown."""
         return _escaped(self.method)
 
     def costs_and_score(self) -> tuple[float, float, float]:
@@ -211,8 +211,8 @@ def standings(rows: pd.DataFrame, costs: pd.DataFrame) -> list[Standing]:
     """Every method that was run, in the order of the registry.
 
     Args:
-        rows: Of ``results.csv``, one dataset and setting.
-        costs: From :func:`measure_costs`.
+        rows: Rows of ``results.csv``, of one dataset and setting.
+        costs: Costs of the methods, from :func:`measure_costs`.
     """
     found = []
     for method, chosen in _by_method(rows[rows["matching"] == "max_iou"]):
@@ -227,12 +227,12 @@ class Difference:
     """mIoU of one method minus that of another under ``max_iou``, seed by seed.
 
     Attributes:
-        method: The first.
-        other: The second.
-        interval: Of the mean, over images and seeds.
-        gains: Of each seed.
-        class_gains: Mean IoU of each class over seeds, minus the other's, shape ``(C,)``; NaN for a class that neither
-            truth nor prediction has.
+        method: Method from whose mIoU the other's is subtracted.
+        other: Method whose mIoU is subtracted.
+        interval: Interval of the mean difference, over images and seeds.
+        gains: Difference of each seed.
+        class_gains: Mean IoU of each class over seeds minus the other method's, shape ``(C,)``; NaN for a class that
+            neither truth nor prediction has.
     """
 
     method: Method
@@ -243,17 +243,17 @@ class Difference:
 
     @property
     def seeds_won(self) -> str:
-        """Seeds in which the first is higher."""
+        """Number of seeds in which the first method is higher, ``n of m``."""
         return f"{sum(gain > 0 for gain in self.gains)} of {len(self.gains)}"
 
     @property
     def classes_won(self) -> str:
-        """Classes in which the first is higher."""
+        """Number of classes in which the first method is higher, ``n of m``."""
         return f"{sum(gain > 0 for gain in self.class_gains)} of {np.isfinite(self.class_gains).sum()}"
 
     @property
     def verdict(self) -> str:
-        """What the interval says."""
+        """What the interval says: ``higher``, ``lower`` or ``undecided``."""
         if self.interval.holds(0):
             return "undecided"
         return "higher" if self.interval.estimate > 0 else "lower"
@@ -265,12 +265,12 @@ def compare(
     """Two methods of the same experiments.
 
     Args:
-        rows: Of ``results.csv``, one dataset and setting.
+        rows: Rows of ``results.csv``, of one dataset and setting.
         out: Results folder, with the counts of every image.
-        method: The first.
-        other: The second.
-        draws: Resamples.
-        level: Of the interval.
+        method: Method from whose mIoU the other's is subtracted.
+        other: Method whose mIoU is subtracted.
+        draws: Number of bootstrap resamples.
+        level: Confidence level of the interval, 0 to 1.
 
     Raises:
         InputError: If the two were not run in the same experiments, or the counts of their images were not kept.
@@ -296,7 +296,7 @@ def compare(
 
 
 def compare_all(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: float = 0.95) -> list[Difference]:
-    """Every method against K-means, then every method on psi against exact eigenvectors; arguments as for compare."""
+    """Every method against K-means, then every method on psi against exact eigenvectors; see :func:`compare`."""
     names = [method for method, _ in _by_method(rows)]
     pairs = [(name, BASELINE) for name in names if name != BASELINE]
     pairs += [(name, EXACT) for name in names if REGISTRY[name].needs_psi]
@@ -307,8 +307,8 @@ def method_table(members: Sequence[Standing], differences: Sequence[Difference])
     """Methods in rows; quality and costs, strings ready to print; percent and points.
 
     Args:
-        members: Of one dataset.
-        differences: From :func:`compare_all`.
+        members: Standings of the methods on one dataset.
+        differences: Differences between the methods, from :func:`compare_all`.
     """
     against = {
         found.method: mean_and_interval(found.interval, sign="+") for found in differences if found.other == BASELINE
@@ -356,10 +356,10 @@ def figure_values(members: Sequence[Standing], cost: str, panel: str, *, unit: f
     """What :func:`neuralef.plots.scores_against_costs` draws of one dataset.
 
     Args:
-        members: Its standings.
-        cost: ``training_s`` or ``image_s``.
-        panel: Title.
-        unit: Seconds that costs are counted in.
+        members: Standings of the methods on the dataset.
+        cost: Cost to draw, ``training_s`` or ``image_s``.
+        panel: Title of the panel.
+        unit: Unit of the costs in seconds.
     """
     values = []
     for one in members:
@@ -387,9 +387,9 @@ def sentences(members: Sequence[Standing], differences: Sequence[Difference], cl
     """What the numbers of one dataset say, in Markdown; percent, points, seconds.
 
     Args:
-        members: Its standings.
-        differences: From :func:`compare_all`.
-        class_names: Of its classes, in order.
+        members: Standings of the methods on the dataset.
+        differences: Differences between the methods, from :func:`compare_all`.
+        class_names: Names of the dataset's classes, in label order.
     """
     by_name = {one.method: one for one in members}
     against_exact = [found for found in differences if found.other == EXACT]

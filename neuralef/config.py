@@ -143,7 +143,7 @@ class Config:
         return _whole_patches(self.image_size, patch_size)
 
     def train_crop_size(self, patch_size: int) -> int:
-        """Side of the random crops of training: the same of ``train_crop``, or of ``image_size`` without one."""
+        """Side of the random crops of training: as :meth:`crop_size`, of ``train_crop`` where it is set."""
         return _whole_patches(self.train_crop or self.image_size, patch_size)
 
     def updated(self, changes: Mapping[str, Any]) -> "Config":
@@ -168,13 +168,13 @@ class TableSetup:
     """How a profile runs the paper's tables (:mod:`neuralef.tables`): what stands in for what the paper used.
 
     Attributes:
-        seeds: Of every experiment.
+        seeds: Seeds of every experiment.
         datasets: For a dataset of the paper, by its name in ``paper.csv``, the ``name`` and ``options`` of the one used
             here (default: itself), and ``config``, hyper-parameters where training on it takes others.
         transfer: For a dataset of the paper that Table 8 tests on, the one whose stand-in trains; else the paper's.
         backbones: For a backbone of the paper the one used here. Where any is listed, the others are not run; where
             none is, all are.
-        further_backbones: Run as well, where a table compares backbones.
+        further_backbones: Backbones run as well where a table compares backbones.
         values: By the name of what a table varies, the values tried here; else the paper's.
     """
 
@@ -194,8 +194,8 @@ class Profile:
         dataset: Preferred dataset, and ``fallback_dataset`` where that one cannot be had.
         notebooks: Globs over notebook names: what runs where none is asked for.
         notebook_parameters: For each notebook (by its number), values for its parameters cell.
-        tables: How it runs the paper's tables; ``None``: it does not.
-        remark: What this machine changes of it, or nothing.
+        tables: Set-up of the paper's tables; ``None``: the profile runs none.
+        remark: Remark on what this machine changes of the profile, or empty.
     """
 
     name: str
@@ -259,7 +259,7 @@ def _whole_patches(pixels: int, patch_size: int) -> int:
 
 
 def _check_entries(document: Mapping[str, Any], kind: type, where: str, *, given: Sequence[str] = ()) -> None:
-    """``InputError`` where a document has what a dataclass has not, or lacks what has no default there."""
+    """Raise ``InputError`` where a document has what a dataclass has not, or lacks what has no default there."""
     known = [entry for entry in dataclasses.fields(kind) if entry.name not in given]
     unknown = sorted(set(document) - {entry.name for entry in known})
     if unknown:

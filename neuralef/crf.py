@@ -7,7 +7,7 @@ r"""Dense conditional random field over cluster probabilities (paper, section 4;
 with positions s in pixels and colours c in 0..255, ten iterations. The probabilities are softmaxed logits over the last
 temperature of the Gumbel-Softmax, at the pixels of the result.
 
-The CRF sees the photograph (``colour``). The official code hands it a black image in the 320-crop path: colours in
+The CRF sees the image (``colour``). The official code hands it a black one in the 320-crop path: colours in
 [0, 1] cast to uint8 (paper facts, section 4, item 9), so that its appearance term knows positions alone; ``black``
 repeats that.
 
@@ -47,7 +47,7 @@ CLIP = 1e-5
 
 
 def require(mode: CRFMode) -> None:
-    """``InputError`` if a CRF is asked for and its library is not installed."""
+    """Raise ``InputError`` if a CRF is asked for and its library is not installed."""
     if mode != "none":
         _library()
 
@@ -59,12 +59,12 @@ def dense_crf(probabilities: np.ndarray, image: np.ndarray, mode: CRFImage) -> n
     draw it up: it is left out beforehand, which spares time and memory in proportion.
 
     Args:
-        probabilities: Shape ``(K, H, W)``, float32.
-        image: The photograph, shape ``(H, W, 3)``, uint8.
-        mode: Which image the appearance term sees.
+        probabilities: Cluster probabilities of every pixel, shape ``(K, H, W)``, float32.
+        image: RGB image that the probabilities are of, shape ``(H, W, 3)``, uint8.
+        mode: Image that the appearance term sees: ``colour``, the given one, or ``black``.
 
     Returns:
-        Shape ``(H, W)``, uint16.
+        Cluster of every pixel, shape ``(H, W)``, uint16.
 
     Raises:
         InputError: If pydensecrf is not installed.
@@ -91,9 +91,9 @@ def refine(
     ``4 * K * H * W`` bytes, K counting the clusters that occur.
 
     Args:
-        pictures: Image id, its logits, and the image at the resolution of the result, uint8 ``(H, W, 3)``.
-        mode: Which image the appearance term sees.
-        processes: How many; default: the processors this process may use.
+        pictures: Id of every image, its logits, and the image at the resolution of the result, uint8 ``(H, W, 3)``.
+        mode: Image that the appearance term sees: ``colour``, the given one, or ``black``.
+        processes: Number of processes; default: the processors that this one may use.
 
     Yields:
         Image id and clusters, ``(H, W)``, uint16, in the order of ``pictures``.

@@ -47,10 +47,10 @@ class Cut:
     """How an image is cut into segments.
 
     Attributes:
-        eigenvectors: How many, the constant one aside.
-        segments: How many at most.
-        colour_weight: lambda; 0 leaves colours out.
-        seed: Of K-means on the eigenvectors.
+        eigenvectors: Number of eigenvectors, the constant one aside.
+        segments: Number of segments at most.
+        colour_weight: Weight of the colour links, the method's lambda; 0 leaves them out.
+        seed: Seed of K-means on the eigenvectors.
     """
 
     eigenvectors: int
@@ -62,8 +62,9 @@ class Cut:
         """Segments of one image.
 
         Args:
-            features: High level, shape ``(h, w, C)``.
-            colours: The image at patch resolution, shape ``(h, w, 3)``, in [0, 1].
+            features: High level of the image, shape ``(h, w, C)``.
+            colours: The image at patch resolution, shape ``(h, w, 3)``, in [0, 1]; not read where ``colour_weight`` is
+                0.
 
         Returns:
             Segment of each patch, shape ``(h, w)``, int64, numbered from 0 without gaps.
@@ -88,12 +89,12 @@ def image_affinity(features: Tensor, colours: Tensor | None, colour_weight: floa
     r"""Affinity of the patches of one image, :math:`\max(F F^\top, 0) + \lambda W_{colour}`.
 
     Args:
-        features: Shape ``(h, w, C)``, any scale.
-        colours: Shape ``(h, w, 3)``, in [0, 1]; not looked at where ``colour_weight`` is 0.
-        colour_weight: The method's lambda.
+        features: Features of the patches, shape ``(h, w, C)``, of any scale.
+        colours: The image at patch resolution, shape ``(h, w, 3)``, in [0, 1]; not read where ``colour_weight`` is 0.
+        colour_weight: Weight of the colour links, the method's lambda.
 
     Returns:
-        Shape ``(T, T)`` with ``T = h * w``, float64, symmetric; a patch has affinity 1 to itself.
+        Affinity, shape ``(T, T)`` with ``T = h * w``, float64, symmetric; a patch has affinity 1 to itself.
     """
     unit = F.normalize(features.flatten(0, 1).double(), dim=1)
     affinity = (unit @ unit.T).clamp_min(0).numpy()
@@ -109,12 +110,12 @@ def laplacian_eigenvectors(affinity: np.ndarray, num_eigenvectors: int) -> np.nd
     They are :math:`y = D^{-1/2} x` for the principal eigenvectors x of :math:`D^{-1/2} W D^{-1/2}`.
 
     Args:
-        affinity: Symmetric, positive row sums, shape ``(T, T)``.
-        num_eigenvectors: How many, below T.
+        affinity: Affinity, shape ``(T, T)``, symmetric, with positive row sums.
+        num_eigenvectors: Number of eigenvectors, below T.
 
     Returns:
-        Shape ``(T, num_eigenvectors)``, float64, scaled to :math:`y^\top D y = \sum_u D_{uu}`, so that each varies by
-        about 1 over the image.
+        Eigenvectors as columns, shape ``(T, num_eigenvectors)``, float64, scaled to :math:`y^\top D y = \sum_u D_{uu}`,
+        so that each varies by about 1 over the image.
     """
     degree = affinity.sum(axis=1)
     root = np.sqrt(degree)
@@ -131,9 +132,9 @@ class DeepSpectralHead(FittedHead):
     feature, which are up-sampled as those of other heads are.
 
     Attributes:
-        centroids: Of segment features, shape ``(K, C)``.
+        centroids: Centroids of the segment features, shape ``(K, C)``.
         mean: Training mean of the high level, shape ``(C,)``.
-        cut: How an image is cut.
+        cut: Rule by which an image is cut.
     """
 
     centroids: Centroids
@@ -144,7 +145,7 @@ class DeepSpectralHead(FittedHead):
         """:meth:`image_logits` where colours have no weight.
 
         Raises:
-            ValueError: If they have.
+            ValueError: If colours have a weight.
         """
         if self.cut.colour_weight:
             raise ValueError(f"colours have weight {self.cut.colour_weight}; call image_logits with them")

@@ -31,8 +31,8 @@ class Standardise(nn.Module):
     the energy is the mean (from ``FeatureStore.channel_statistics``). The paper has no such step and trains for longer.
 
     Args:
-        mean: Shape ``(C,)``.
-        deviation: Shape ``(C,)``, standard deviations.
+        mean: Mean of every channel, shape ``(C,)``.
+        deviation: Standard deviation of every channel, shape ``(C,)``.
     """
 
     def __init__(self, mean: Tensor, deviation: Tensor):
@@ -41,7 +41,7 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.where(deviation > 0, 1 / deviation, 0.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., C)`` to the same shape."""
+        """Standardise ``(..., C)``, to the same shape."""
         return (x - self.mean) * self.scale
 
 
@@ -54,14 +54,14 @@ class PositiveFeatures(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Features of a tensor of any shape, of the same shape."""
         slope = x.clamp_max(0).exp()
         ctx.save_for_backward(slope)
         return slope + x.relu()
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        """Gradient times slope."""
+        """Gradient of the input: that of the output times the slope."""
         (slope,) = ctx.saved_tensors
         return gradient * slope
 
@@ -124,7 +124,7 @@ class Eigenfunctions(nn.Module):
 
     Args:
         in_channels: Channels of all levels together, the paper's 3C.
-        num_eigenfunctions: The paper's K; also the number of clusters.
+        num_eigenfunctions: Number of eigenfunctions and of clusters, the paper's K.
         width: Channels of the blocks; ``None`` keeps ``in_channels`` (the paper), any other value puts a linear
             projection in front.
         depth: Number of blocks.
@@ -188,9 +188,10 @@ def l2_batch_norm(psi: Tensor) -> Tensor:
     A column norm below 1 is taken as 1 (official code): a cluster that no patch chooses is not blown up to unit moment.
 
     Args:
-        psi: Shape ``(B, K)``.
+        psi: Values of the eigenfunctions on the batch, shape ``(B, K)``.
 
     Returns:
-        Shape ``(B, K)`` with :math:`\frac{1}{B}\sum_u \psi_j(u)^2 = 1` for every column whose norm was at least 1.
+        Scaled values, shape ``(B, K)``, with :math:`\frac{1}{B}\sum_u \psi_j(u)^2 = 1` for every column whose norm was
+        at least 1.
     """
     return psi * (math.sqrt(psi.shape[0]) / psi.norm(dim=0, keepdim=True).clamp_min(1.0))

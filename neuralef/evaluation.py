@@ -26,12 +26,12 @@ def image_counts(clusters: np.ndarray, labels: np.ndarray, num_clusters: int, nu
 
     Args:
         clusters: Cluster of every pixel, shape ``(H, W)``, in ``0 .. K - 1``.
-        labels: Class of every pixel, the same shape, in ``0 .. C - 1`` or ``IGNORE_LABEL``.
-        num_clusters: K.
-        num_classes: C.
+        labels: Class of every pixel, shape ``(H, W)``, in ``0 .. C - 1`` or ``IGNORE_LABEL``.
+        num_clusters: Number of clusters, K.
+        num_classes: Number of classes, C.
 
     Returns:
-        Shape ``(K, C)``, int64.
+        Pixels by cluster and class, shape ``(K, C)``, int64.
 
     Raises:
         ValueError: If the shapes differ or an id is out of range.
@@ -56,9 +56,9 @@ class Scores:
 
     Attributes:
         accuracy: Share of counted pixels whose matched class is right.
-        mean_iou: Mean over the classes that occur.
-        class_iou: Shape ``(C,)``; NaN for a class in neither truth nor prediction.
-        clusters_used: Clusters with at least one counted pixel.
+        mean_iou: Mean IoU over the classes that occur.
+        class_iou: IoU of each class, shape ``(C,)``; NaN for a class in neither truth nor prediction.
+        clusters_used: Number of clusters with at least one counted pixel.
         mapping: Class of each cluster, shape ``(K,)``.
     """
 

@@ -64,14 +64,14 @@ class Experiment:
     """All that a reader must know to repeat a number, but for the method.
 
     Attributes:
-        dataset: Registry name or ``folder:PATH``.
-        backbone: Name for :func:`neuralef.backbones.build`.
-        clusters: The paper's K.
-        seed: Of psi, batches, noise and K-means.
+        dataset: Registry name of the dataset, or ``folder:PATH``.
+        backbone: Name of the backbone, for :func:`neuralef.backbones.build`.
+        clusters: Number of clusters, the paper's K.
+        seed: Seed of psi, batches, noise and K-means.
         config: Hyper-parameters.
-        dataset_options: Passed to :func:`neuralef.datasets.load`.
+        dataset_options: Options passed to :func:`neuralef.datasets.load`.
         trained_on: Dataset whose ``train`` split every method is fitted to; empty: ``dataset`` itself.
-        trained_on_options: The options of that one.
+        trained_on_options: Options of the dataset ``trained_on``.
     """
 
     dataset: str
@@ -89,8 +89,8 @@ class Fitted:
     """A method fitted to training features.
 
     Attributes:
-        head: What was fitted.
-        seconds: What the fit took when it was computed, features and psi not counted.
+        head: Head that was fitted.
+        seconds: Seconds that the fit took when it was computed, features and psi not counted.
     """
 
     head: ClusterHead
@@ -102,9 +102,9 @@ class Counted:
     """One evaluated image.
 
     Attributes:
-        image_id: Which.
-        clusters: Shape ``(H, W)``, uint16.
-        label: The same shape, uint8.
+        image_id: Id of the image.
+        clusters: Cluster of every pixel, shape ``(H, W)``, uint16.
+        label: Class of every pixel, shape ``(H, W)``, uint8.
         counts: Pixels by cluster and class, shape ``(K, C)``, int64.
     """
 
@@ -254,7 +254,7 @@ class Workbench:
         return self.fitted(method, clusters, seed, config).head
 
     def segmenter(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> Segmenter:
-        """A fitted method as a function from photograph to cluster map."""
+        """A fitted method as a function from image to cluster map."""
         config = config or self.config
         return self._segmenter(self.head(method, clusters, seed, config), config)
 
@@ -296,8 +296,8 @@ class Workbench:
         """Every evaluated image under every head: its clusters, its labels and its pixels by cluster and class.
 
         Args:
-            heads: Fitted methods.
-            config: Protocol and CRF.
+            heads: Heads of fitted methods.
+            config: Hyper-parameters, protocol and CRF among them.
             title: Label of the progress bar.
         """
         C = len(self.dataset.classes)
@@ -354,7 +354,7 @@ class Workbench:
 
 
 def softmax_temperature(head: ClusterHead, config: Config) -> float:
-    """What divides a head's logits before a softmax: what psi's own ended its training with, 1 for any other's."""
+    """Divisor of a head's logits before a softmax: for psi's own the last temperature of its training, else 1."""
     return config.temperature_end if isinstance(head, EigenfunctionHead) else 1.0
 
 
@@ -370,7 +370,7 @@ def training_settings(config: Config) -> dict[str, Any]:
 
 
 def check_methods(methods: Sequence[str]) -> None:
-    """``InputError`` naming the first method that is not registered."""
+    """Raise ``InputError`` naming the first method that is not registered."""
     for method in methods:
         if method not in REGISTRY:
             raise InputError(f"unknown method {method!r}; there are {', '.join(REGISTRY)}")
@@ -402,13 +402,14 @@ def run_experiment(
     """Fit, segment and score; add the rows to ``out/results.csv`` and ``out/per_class.csv``.
 
     Args:
-        experiment: What to run.
-        methods: Which methods, of :data:`neuralef.methods.REGISTRY`.
+        experiment: Experiment to run.
+        methods: Methods to run, of :data:`neuralef.methods.REGISTRY`.
         out: Results folder.
-        bench: A workbench with the experiment's dataset, backbone and feature settings, to share features.
-        save_maps: Also write every evaluated image's clusters and ground truth to ``out/maps``.
-        image_tables: Also keep the counts of every evaluated image, for :func:`read_image_tables`.
-        progress: Whether to show bars; a workbench that is given keeps its own setting.
+        bench: Workbench with the experiment's dataset, backbone and feature settings, to share features; default: a new
+            one.
+        save_maps: Whether to write every evaluated image's clusters and ground truth to ``out/maps``.
+        image_tables: Whether to keep the counts of every evaluated image, for :func:`read_image_tables`.
+        progress: Whether to show progress bars; a workbench that is given keeps its own setting.
 
     Returns:
         The experiment's rows, new or already there: one for each method and matching.
@@ -566,10 +567,10 @@ class Study:
     """A profile with its dataset settled: what the notebooks open.
 
     Attributes:
-        profile: The profile.
-        dataset_name: The dataset really used.
-        reason: Why it is not the profile's own, or empty.
-        bench: Dataset, backbone and features.
+        profile: Profile that is opened.
+        dataset_name: Name of the dataset that is really used.
+        reason: Why that dataset is not the profile's own, or empty.
+        bench: Workbench with dataset, backbone and features.
     """
 
     profile: Profile
@@ -582,7 +583,7 @@ class Study:
         return described(self.profile, f"dataset {self.dataset_name}{self.reason}")
 
     def data_key(self) -> str:
-        """What changes with any photograph or label."""
+        """Key that changes with any photograph or label."""
         data = self.bench.dataset
         return "".join(
             part(split) for split in data.splits for part in (data.image_fingerprint, data.label_fingerprint)
@@ -606,7 +607,7 @@ class Studies:
     """Several datasets, each at the settings of one profile: what notebooks open that compare datasets.
 
     Attributes:
-        members: At least one.
+        members: Studies of the datasets that can be had, at least one.
         absent: Why each further dataset that was asked for is left out, by its name.
     """
 
@@ -620,7 +621,7 @@ class Studies:
         return "; ".join([line, *(f"not run: {name} ({reason})" for name, reason in self.absent.items())])
 
     def data_key(self) -> str:
-        """What changes with any photograph or label, and with the datasets that can be had."""
+        """Key that changes with any photograph or label, and with the datasets that can be had."""
         return "".join([*(study.data_key() for study in self.members), *self.absent])
 
 
@@ -628,10 +629,10 @@ def open_studies(profile_name: str, names: Sequence[str] = (), *, progress: bool
     """The studies of several datasets at a profile's settings.
 
     Args:
-        profile_name: Which profile.
-        names: Datasets; none: the profile's own. That one has its fallback, as in :func:`open_study`; another that
-            neither lies in the data root nor can be fetched is left out, and the studies say so.
-        progress: Whether to show bars.
+        profile_name: Name of the profile.
+        names: Names of the datasets; none: the profile's own. That one has its fallback, as in :func:`open_study`;
+            another that neither lies in the data root nor can be fetched is left out, and the studies say so.
+        progress: Whether to show progress bars.
 
     Raises:
         InputError: If a name is unknown, or none of the datasets can be had.
@@ -682,7 +683,7 @@ def _study_of(profile: Profile, name: str, reason: str = "", *, progress: bool) 
 
 
 def described(profile: Profile, data: str) -> str:
-    """What stands on top of every output: profile, ``data``, the backbone with its caveat, the profile's remark."""
+    """Line on top of every output: profile, ``data``, the backbone with its caveat, the profile's remark."""
     note = next((spec.note for spec in backbones.available() if spec.name == profile.backbone), "")
     used = f"profile {profile.name}: {data}; backbone {profile.backbone}"
     return f"{used}{f' ({note})' if note else ''}{f'; {profile.remark}' if profile.remark else ''}"

@@ -53,9 +53,9 @@ class FeatureStore:
 
     Attributes:
         ids: Image ids, in the order of the arrays.
-        patches: Shape ``(images, h, w, sum C)``, levels concatenated low to high.
-        patch_colours: Shape ``(images, h, w, 3)``, in [0, 1].
-        channels: Width of each level.
+        patches: Features of every patch, shape ``(images, h, w, sum C)``, levels concatenated low to high.
+        patch_colours: Images at patch resolution, shape ``(images, h, w, 3)``, in [0, 1].
+        channels: Width of each level, low to high.
         crop_size: Side of the square the features were computed on, in pixels.
         key: Digest of all that determines the content.
         extract_s: Seconds the extraction took.
@@ -133,11 +133,11 @@ def patch_colours(images: Tensor, grid: tuple[int, int]) -> Tensor:
     """Down-sample images bilinearly to the patch grid, as Eq. 3 wants them.
 
     Args:
-        images: Shape ``(B, 3, H, W)``, values in [0, 1].
-        grid: Patches ``(h, w)``.
+        images: Images, shape ``(B, 3, H, W)``, values in [0, 1].
+        grid: Patches down and across, ``(h, w)``.
 
     Returns:
-        Shape ``(B, h, w, 3)``, values in [0, 1].
+        Images at patch resolution, shape ``(B, h, w, 3)``, values in [0, 1].
     """
     return F.interpolate(images, size=grid, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
 
@@ -154,13 +154,14 @@ def shifted_levels(backbone: Backbone, images: Tensor, views: int, precision: Pr
     and column from i and j. Each pass costs what the image itself costs, so there are ``views ** 2`` of them.
 
     Args:
-        backbone: Gives the features.
-        images: Shape ``(B, 3, H, W)``, values in [0, 1]; for more than one view the sides are multiples of the patch.
-        views: Along each side; 1: the image as it is.
-        precision: Of the matrix products.
+        backbone: Backbone that gives the features.
+        images: Images, shape ``(B, 3, H, W)``, values in [0, 1]; for more than one view the sides are multiples of the
+            patch.
+        views: Number of views along each side; 1: the image as it is.
+        precision: Precision of the matrix products.
 
     Returns:
-        Shape ``(B, views * h, views * w, sum C)``, float32.
+        Features of all levels, shape ``(B, views * h, views * w, sum C)``, float32.
 
     Raises:
         ValueError: If the sides do not fit.
@@ -196,13 +197,14 @@ def extract(
     """Features of every image of a split, from the cache where they are already whole.
 
     Args:
-        dataset: Where the photographs come from.
-        split: Which of them.
-        backbone: Gives the features.
-        config: Crop and precision.
-        views: Shifted views along each side, see :func:`shifted_levels`; the store's grid is as many times finer.
+        dataset: Dataset whose images are read.
+        split: Split of the dataset.
+        backbone: Backbone that gives the features.
+        config: Hyper-parameters, of which crop and precision are read.
+        views: Number of shifted views along each side, see :func:`shifted_levels`; the store's grid is as many times
+            finer.
         cache: Folder of all stores; default :func:`neuralef.paths.cache_root`.
-        progress: Whether to show a bar.
+        progress: Whether to show a progress bar.
 
     Raises:
         InputError: If the split is empty, an image is damaged, or a finished store does not match its checksums.

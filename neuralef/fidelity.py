@@ -50,7 +50,7 @@ class PlantedGraph:
     Attributes:
         kernel: Normalised adjacency, shape ``(N, N)``, float32.
         blocks: Block of every node, ascending, shape ``(N,)``.
-        levels: Features as of one image of N x 1 patches, shape ``(1, N, 1, C)``, float32.
+        levels: Features of the nodes as of one image of N x 1 patches, shape ``(1, N, 1, C)``, float32.
     """
 
     kernel: sp.csr_array
@@ -71,11 +71,11 @@ def planted_chain(
     depends on: every node sees its row of the normalised adjacency in ``channels`` random directions.
 
     Args:
-        sizes: Nodes of each block.
+        sizes: Number of nodes of each block.
         inside: Probability of a link within a block.
         across: Probability of a link between neighbouring blocks.
-        channels: Of the features.
-        seed: Of links and directions.
+        channels: Number of channels of the features.
+        seed: Seed of links and directions.
 
     Raises:
         InputError: If a node is left without links.
@@ -97,10 +97,10 @@ def exactness_weight(eigenvalues: np.ndarray) -> float:
     r"""The least :math:`w t` at which Eq. 5 has the eigenvectors as its solution, one by one.
 
     Args:
-        eigenvalues: The first K of the kernel, descending and positive, shape ``(K,)``.
+        eigenvalues: First K eigenvalues of the kernel, descending and positive, shape ``(K,)``.
 
     Returns:
-        :math:`\max_{i<j} (\lambda_i - \lambda_j) / \lambda_i^2`; the weight must exceed it.
+        The least weight, :math:`\max_{i<j} (\lambda_i - \lambda_j) / \lambda_i^2`; the weight must exceed it.
 
     Raises:
         InputError: If an eigenvalue is not positive: nothing keeps a function there apart from the earlier ones.
@@ -120,7 +120,7 @@ def plain_config(config: Config, num_eigenfunctions: int, *, penalty: float) -> 
 
 
 def rayleigh_quotients(functions: np.ndarray, kernel: sp.csr_array) -> np.ndarray:
-    """Of every column of ``(B, K)`` under a kernel ``(B, B)``, shape ``(K,)``; 0 for a column of zeros."""
+    """Rayleigh quotients of the columns of ``(B, K)`` under a kernel ``(B, B)``, ``(K,)``; 0 for a column of zeros."""
     unit = _unit_columns(functions)
     return (unit * (kernel @ unit)).sum(axis=0)
 
@@ -144,11 +144,12 @@ def absolute_correlations(functions: np.ndarray, exact: np.ndarray) -> np.ndarra
     varies at all.
 
     Args:
-        functions: Shape ``(B, K)``, any scale and sign; a column of zeros correlates with nothing.
-        exact: Shape ``(B, L)``.
+        functions: Functions as columns, shape ``(B, K)``, of any scale and sign; a column of zeros correlates with
+            nothing.
+        exact: Eigenvectors as columns, shape ``(B, L)``.
 
     Returns:
-        Shape ``(K, L)``, in [0, 1].
+        Absolute cosines, shape ``(K, L)``, in [0, 1].
     """
     return np.abs(_unit_columns(functions).T @ _unit_columns(exact)).clip(0, 1)
 
@@ -157,10 +158,10 @@ def match_functions(correlations: np.ndarray) -> np.ndarray:
     """For every eigenvector the function that stands for it, one to one, so that correlations sum to the most.
 
     Args:
-        correlations: Absolute, shape ``(K, L)`` with ``L <= K``, functions in rows.
+        correlations: Absolute correlations, shape ``(K, L)`` with ``L <= K``, functions in rows.
 
     Returns:
-        Row of each column, shape ``(L,)``.
+        Number of the function for each eigenvector, from 0, shape ``(L,)``.
     """
     columns, rows = linear_sum_assignment(correlations.T, maximize=True)
     return rows[np.argsort(columns)]
@@ -214,10 +215,10 @@ class Fidelity:
 
     Attributes:
         rayleigh: Rayleigh quotient of every function, in psi's order, shape ``(K,)``.
-        ritz: Ritz values of their span, descending, shape ``(K,)``.
+        ritz: Ritz values of the functions' span, descending, shape ``(K,)``.
         same_index: Absolute correlation of function j with eigenvector j, shape ``(K,)``.
         matched: Absolute correlation of eigenvector j with the function matched to it, shape ``(K,)``.
-        partners: Which function that is, shape ``(K,)``.
+        partners: Number of the function matched to each eigenvector, from 0, shape ``(K,)``.
         angles: Principal angles between the two spans, radians, ascending, shape ``(K,)``.
     """
 
@@ -238,9 +239,9 @@ def compare(functions: np.ndarray, exact: np.ndarray, kernel: sp.csr_array) -> F
     """Every measure of nearness at once.
 
     Args:
-        functions: psi's on the kernel's patches, shape ``(B, K)``.
-        exact: As many eigenvectors, descending by eigenvalue, shape ``(B, K)``.
-        kernel: Shape ``(B, B)``.
+        functions: psi's functions on the kernel's patches, shape ``(B, K)``.
+        exact: Eigenvectors, descending by eigenvalue, shape ``(B, K)``.
+        kernel: Kernel over the patches, shape ``(B, B)``.
 
     Raises:
         ValueError: If the shapes differ.
@@ -264,9 +265,9 @@ class Fit:
     """psi trained on one kernel, and its functions on the way.
 
     Attributes:
-        psi: After the last step, in evaluation mode.
-        steps: Steps taken at each checkpoint, ascending, shape ``(n,)``.
-        functions: psi's values at each, shape ``(n, B, K)``, float64; see :func:`functions_of`.
+        psi: psi after the last step, in evaluation mode.
+        steps: Number of steps taken at each checkpoint, ascending, shape ``(n,)``.
+        functions: psi's values at each checkpoint, shape ``(n, B, K)``, float64; see :func:`functions_of`.
         train_s: Seconds of the steps alone.
     """
 
@@ -296,13 +297,13 @@ def fit(
 
     Args:
         levels: Features of all patches, shape ``(images, h, w, C)``.
-        kernel: Theirs, shape ``(B, B)`` with ``B = images * h * w``.
-        config: psi, quantisation, objective, learning rate and temperatures.
-        num_eigenfunctions: K.
-        seed: Determines initial weights and Gumbel noise.
-        steps: How many; learning rate and temperature reach their ends at the last.
+        kernel: Kernel over all patches, shape ``(B, B)`` with ``B = images * h * w``.
+        config: Hyper-parameters of psi, quantisation, objective, learning rate and temperatures.
+        num_eigenfunctions: Number of eigenfunctions, K.
+        seed: Seed of initial weights and Gumbel noise.
+        steps: Number of steps, over which learning rate and temperature go from their starts to their ends.
         checkpoints: Steps after which psi's functions are kept, besides the last; 0 is psi untrained.
-        progress: Whether to show a bar.
+        progress: Whether to show a progress bar.
 
     Raises:
         InputError: If a checkpoint lies beyond the last step, or K exceeds the patches.

@@ -29,14 +29,14 @@ VERDICT_RULE = (
     "a tolerance holds if one interval lies wholly beyond it, and does not hold if all lie within it. The paper's "
     "single runs are taken as they are."
 )
-"""What stands under verdicts."""
+"""Text under a table of verdicts."""
 
 VERDICT_COLUMNS = ("table", "finding", "paper", "paper's differences", "here", "differences here", "seeds")
-"""Of a table of verdicts."""
+"""Columns of a table of verdicts."""
 
 
 class Setting(NamedTuple):
-    """What a number of a table is of, in the names of ``paper.csv``; blank where a table does not say.
+    """Set-up that a number of a table belongs to, in the names of ``paper.csv``; blank where a table does not say.
 
     ``setting`` is ``field=value`` where a table varies a hyper-parameter, the matching or the training data.
     """
@@ -125,9 +125,9 @@ class Difference:
     """The score of one setting minus that of another, run by run.
 
     Attributes:
-        first: What is subtracted from.
-        second: What is subtracted.
-        values: One for every seed that both have, fractions.
+        first: Setting whose score is subtracted from.
+        second: Setting whose score is subtracted.
+        values: Differences as fractions, one for every seed that both settings have.
     """
 
     first: Setting
@@ -136,7 +136,7 @@ class Difference:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean over the seeds."""
         return float(np.mean(self.values))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -153,8 +153,8 @@ class Verdict:
     """What became of a finding.
 
     Attributes:
-        outcome: In one of four words.
-        differences: All that were compared.
+        outcome: What the numbers say of the finding, one of :data:`Outcome`.
+        differences: All differences that were compared.
     """
 
     outcome: Outcome
@@ -171,7 +171,7 @@ class Verdict:
 
     @property
     def seeds(self) -> int:
-        """Runs that the difference with fewest has; 0 where there is none."""
+        """Number of runs of the difference that has fewest; 0 where there is none."""
         return min((len(difference.values) for difference in self.differences), default=0)
 
 
@@ -180,12 +180,12 @@ class Finding:
     """One sentence about a table, and what would make it true.
 
     Attributes:
-        text: The sentence.
-        pairs: What is compared.
-        region: Where the differences lie: ``above`` zero, ``within`` the tolerance on both sides of it, or at least one
-            of them ``beyond`` the tolerance.
-        tolerance: A fraction.
-        metric: ``mean_iou`` or ``accuracy``.
+        text: Sentence that states the finding.
+        pairs: Rule that picks the settings to compare.
+        region: Where the differences lie if the finding is true: ``above`` zero, ``within`` the tolerance on both sides
+            of it, or at least one of them ``beyond`` the tolerance.
+        tolerance: Tolerance on the differences, a fraction.
+        metric: Score that is compared, ``mean_iou`` or ``accuracy``.
     """
 
     text: str

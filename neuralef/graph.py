@@ -45,8 +45,8 @@ def nearest_neighbors(features: Tensor, neighbors: int, *, block: tuple[int, int
     the patches suggests; where that was too high, the row is computed again by itself.
 
     Args:
-        features: Shape ``(N, C)``, any scale.
-        neighbors: How many to find for each patch, ``1 .. N - 1``.
+        features: Features of the patches, shape ``(N, C)``, of any scale.
+        neighbors: Number of neighbours to find for each patch, ``1 .. N - 1``.
         block: Rows and columns of the similarity matrix held at once.
 
     Returns:
@@ -112,7 +112,7 @@ def feature_graph(features: Tensor, neighbors: int) -> sp.csr_array:
 
     Args:
         features: High-level features, shape ``(N, C)``.
-        neighbors: The paper's k.
+        neighbors: Number of neighbours of a patch, the paper's k.
 
     Returns:
         Affinity, shape ``(N, N)``, float32, symmetric, zero diagonal, at most ``2 * N * neighbors`` entries.
@@ -143,7 +143,7 @@ def pixel_graph(
 
     Args:
         colours: Images down-sampled to the patch grid, shape ``(images, h, w, 3)``, values in [0, 1].
-        neighbors: Neighbours in each search; a search for 0 is left out.
+        neighbors: Number of neighbours in each search; a search for 0 is left out.
         coordinate_weights: Weight of the coordinates in each search.
         kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. The others are no nodes, and an image with
             fewer than a search wants links all it has.
@@ -192,10 +192,11 @@ def normalized_adjacency(affinity: sp.csr_array) -> sp.csr_array:
     r"""Symmetric normalisation :math:`D^{-1/2} A D^{-1/2}` (Eq. 4).
 
     Args:
-        affinity: Symmetric and non-negative, shape ``(N, N)``.
+        affinity: Affinity, shape ``(N, N)``, symmetric and non-negative.
 
     Returns:
-        Shape ``(N, N)``, eigenvalues in [-1, 1]. The row and column of a patch without neighbours stay zero.
+        Normalised affinity, shape ``(N, N)``, eigenvalues in [-1, 1]. The row and column of a patch without neighbours
+        stay zero.
 
     Raises:
         ValueError: If the affinity is not square or has a negative entry.
@@ -224,16 +225,16 @@ def kernel(
     Args:
         features: High-level features, shape ``(images, h, w, C)``; neighbours are searched over all images.
         colours: The images at patch resolution, shape ``(images, h, w, 3)``, values in [0, 1].
-        feature_neighbors: The paper's k.
-        pixel_weight: The paper's alpha (the official ``pixelwise_weight``); 0 leaves the pixel graph out.
-        pixel_neighbors: The paper's k-tilde, one for each search of :func:`pixel_graph`.
-        coordinate_weights: See :func:`pixel_graph`.
+        feature_neighbors: Number of neighbours in the feature graph, the paper's k.
+        pixel_weight: Weight of the pixel graph, the paper's alpha (the official ``pixelwise_weight``); 0 leaves it out.
+        pixel_neighbors: Number of neighbours in each search of :func:`pixel_graph`, the paper's k-tilde.
+        coordinate_weights: Weight of the coordinates in each search of :func:`pixel_graph`.
         kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. Where fewer are left than
             ``feature_neighbors`` asks for, each is linked to all others.
 
     Returns:
-        Shape ``(B, B)``, B patches that take part (``images * h * w`` of all), float32, symmetric, eigenvalues in
-        ``[-1 - pixel_weight, 1 + pixel_weight]``.
+        The kernel over the B patches that take part (``images * h * w`` where all do), shape ``(B, B)``, float32,
+        symmetric, eigenvalues in ``[-1 - pixel_weight, 1 + pixel_weight]``.
     """
     nodes = features.flatten(0, 2) if kept is None else features[kept]
     if kept is not None:

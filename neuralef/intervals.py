@@ -29,9 +29,9 @@ class Interval:
     """An estimate and where it may lie.
 
     Attributes:
-        estimate: On the images and runs as they are.
-        low: Lower end.
-        high: Upper end.
+        estimate: Value on the images and runs as they are.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
         bias: Mean of the resamples minus the estimate.
     """
 
@@ -65,12 +65,12 @@ def bootstrap_interval(
     """Interval of the mean of a statistic over runs, drawing images and runs.
 
     Args:
-        runs: For each run the tables of its images, shape ``(N, K, C)``, integer; the same images in the same order.
-            A single run is kept as it is, and images alone are drawn.
-        statistic: Of a table ``(K, C)``.
-        draws: Resamples.
-        seed: Of the draws; equal seeds, images and numbers of runs give equal draws.
-        level: Share of the resamples inside.
+        runs: Tables of the images of each run, shape ``(N, K, C)``, integer; the same images in the same order. A
+            single run is kept as it is, and images alone are drawn.
+        statistic: Function of a table ``(K, C)`` that gives the statistic.
+        draws: Number of resamples.
+        seed: Seed of the draws; equal seeds, images and numbers of runs give equal draws.
+        level: Confidence level: share of the resamples inside the interval, 0 to 1.
 
     Raises:
         ValueError: If there is no run, the runs differ in their images, or there is no draw.
@@ -95,12 +95,12 @@ def paired_difference_interval(
     Both sides of every resample have the same images and the same pairs of runs, so what they share drops out.
 
     Args:
-        first: As for :func:`bootstrap_interval`.
-        second: The same runs under the other treatment, in the same order.
-        statistic: Of a table ``(K, C)``.
-        draws: Resamples.
-        seed: Of the draws.
-        level: Share of the resamples inside.
+        first: Tables of the runs under one treatment, as for :func:`bootstrap_interval`.
+        second: Tables of the same runs under the other treatment, in the same order.
+        statistic: Function of a table ``(K, C)`` that gives the statistic.
+        draws: Number of resamples.
+        seed: Seed of the draws.
+        level: Confidence level: share of the resamples inside the interval, 0 to 1.
 
     Raises:
         ValueError: If the numbers of runs differ, there is none, they differ in their images, or there is no draw.

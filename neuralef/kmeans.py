@@ -16,7 +16,7 @@ LLOYD_PATCHES = 50_000
 """Points that Lloyd's iterations see at most; the others enter by one pass of updates."""
 
 PATCHES_PER_UPDATE = 16_384
-"""Points that are assigned together in that pass."""
+"""Points that are assigned together in the pass of updates."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ def fit_kmeans(
     of online mean updates, as in the official code. Memory beyond ``features`` does not grow with their number.
 
     Args:
-        features: Shape ``(N, C)``, of any floating type, in memory or mapped; worked on in float32.
-        num_clusters: The paper's K.
-        seed: Of the start and of the draw.
-        iterations: Lloyd iterations at most.
-        restarts: Starts, of which the one of least inertia is kept.
-        threads: One is the faster for a few hundred points.
+        features: Points, shape ``(N, C)``, of any floating type, in memory or mapped; worked on in float32.
+        num_clusters: Number of clusters, the paper's K.
+        seed: Seed of the start and of the draw.
+        iterations: Number of Lloyd iterations at most.
+        restarts: Number of starts, of which the one of least inertia is kept.
+        threads: Number of threads; one is faster for a few hundred points.
 
     Raises:
         InputError: If there are fewer points than clusters.

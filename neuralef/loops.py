@@ -75,13 +75,14 @@ def offer_block(block, row, column, values, indices, lengths, thresholds, neighb
 
     Args:
         block: Similarities of patches ``row ..`` with patches ``column ..``, float32 ``(R, C)``.
-        row: First patch of the rows.
-        column: First patch of the columns.
-        values: Candidates of every patch, float32 ``(N, capacity)``; changed in place, as the three below.
-        indices: Which patches they are, int32 ``(N, capacity)``.
-        lengths: Candidates so far, int64 ``(N,)``.
-        thresholds: What a new candidate must exceed, float32 ``(N,)``.
-        neighbors: How many are wanted in the end, below ``capacity``.
+        row: Number of the first patch of the rows.
+        column: Number of the first patch of the columns.
+        values: Similarities of every patch to its candidates, float32 ``(N, capacity)``; changed in place, as the three
+            below.
+        indices: Numbers of the candidates of every patch, int32 ``(N, capacity)``.
+        lengths: Number of candidates of every patch so far, int64 ``(N,)``.
+        thresholds: Similarity that a new candidate of every patch must exceed, float32 ``(N,)``.
+        neighbors: Number of candidates wanted in the end, below ``capacity``.
     """
     for r in prange(block.shape[0]):
         u = row + r
@@ -138,8 +139,8 @@ def nearest_points(points, neighbors):
     """The nearest other points of the same set by Euclidean distance; of equally near ones, the first.
 
     Args:
-        points: Float32 ``(sets, N, D)``.
-        neighbors: How many, below N.
+        points: Points of every set, float32 ``(sets, N, D)``.
+        neighbors: Number of neighbours to find, below N.
 
     Returns:
         Their positions in the list of all points, int32 ``(sets, N, neighbors)``, nearest first.
@@ -183,11 +184,11 @@ def sparse_sum(starts, columns, entries, other_starts, other_columns, other_entr
 
     Args:
         starts: Start of every row of the first matrix, ``(N + 1,)``.
-        columns: Its columns, ``(nnz,)``, none twice in a row.
-        entries: Its entries, float32 ``(nnz,)``.
-        other_starts: The same of the second.
-        other_columns: The same of the second.
-        other_entries: The same of the second.
+        columns: Columns of the entries of the first matrix, ``(nnz,)``, none twice within a row.
+        entries: Entries of the first matrix, float32 ``(nnz,)``.
+        other_starts: Start of every row of the second matrix, ``(N + 1,)``.
+        other_columns: Columns of the entries of the second matrix, ``(nnz,)``, none twice within a row.
+        other_entries: Entries of the second matrix, float32 ``(nnz,)``.
 
     Returns:
         Starts and columns, int32, and entries, float32, of the sum.
@@ -235,13 +236,13 @@ def sparse_product(indptr, indices, data, dense):
     """A CSR matrix times a dense one.
 
     Args:
-        indptr: Start of every row, ``(N + 1,)``.
-        indices: Columns, ``(nnz,)``.
-        data: Entries, float32 ``(nnz,)``.
-        dense: Float32 ``(M, K)``, C-contiguous.
+        indptr: Start of every row of the sparse matrix, ``(N + 1,)``.
+        indices: Columns of the entries of the sparse matrix, ``(nnz,)``.
+        data: Entries of the sparse matrix, float32 ``(nnz,)``.
+        dense: Dense matrix, float32 ``(M, K)``, C-contiguous.
 
     Returns:
-        Float32 ``(N, K)``.
+        The product, float32 ``(N, K)``.
     """
     N, K = len(indptr) - 1, dense.shape[1]
     product = np.zeros((N, K), dtype=np.float32)
@@ -269,12 +270,12 @@ def largest_of_upsampled(logits, rows, row_weights, columns, column_weights, clu
     smallest of another one wins nowhere there; of K clusters, a few are left to be interpolated.
 
     Args:
-        logits: Float32 ``(h, w, K)``.
+        logits: Logits of the patches, float32 ``(h, w, K)``.
         rows: Patch row above each pixel row, ascending, int64 ``(H,)``.
-        row_weights: Weight of the patch row below it, float32 ``(H,)``.
+        row_weights: Weight of the patch row below each pixel row, float32 ``(H,)``.
         columns: Patch column left of each pixel column, ascending, int64 ``(W,)``.
-        column_weights: Weight of the patch column right of it, float32 ``(W,)``.
-        clusters: The result, uint16 ``(H, W)``; filled in place.
+        column_weights: Weight of the patch column right of each pixel column, float32 ``(W,)``.
+        clusters: Cluster of every pixel, uint16 ``(H, W)``; filled in place.
     """
     h, w, K = logits.shape
     row_starts = np.searchsorted(rows, np.arange(h + 1))

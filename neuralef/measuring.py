@@ -22,14 +22,15 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Measured:
-    """One side.
+    """Measurement of one side.
 
     Attributes:
-        seconds: Best of the timed calls; NaN if there were none.
+        seconds: Seconds of the best of the timed calls; NaN if there were none.
         peak_mb: Peak resident memory of the first call above what the process held before it, in MB of 1e6 bytes; NaN
             where the system does not tell (it is read from ``/proc``, which Linux has).
-        process_mb: The same peak with all that the process held.
-        result: What the last call returned.
+        process_mb: Peak resident memory of the first call with all that the process held before it, in MB of 1e6 bytes;
+            NaN as for ``peak_mb``.
+        result: Return value of the last call.
     """
 
     seconds: float
@@ -44,10 +45,10 @@ def measure(
     """Run one side in a fresh process.
 
     Args:
-        side: A function of a module, called with ``arguments``; prepares and returns what is measured.
-        arguments: Sizes and settings.
-        repeats: Timed calls after the first; 0 where only the result or the memory counts.
-        threads: Of torch and of the compiled loops.
+        side: Function of a module, called with ``arguments``; prepares and returns what is measured.
+        arguments: Sizes and settings for ``side``.
+        repeats: Number of timed calls after the first; 0 where only the result or the memory counts.
+        threads: Number of threads of torch and of the compiled loops.
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: If the process was killed, as for memory.

@@ -29,12 +29,12 @@ class Recipe:
     """One method.
 
     Attributes:
-        head: What fitting gives; comes back from its tensors.
-        fit: Called as ``fit(store, config, num_clusters=, seed=, progress=)`` with the training features, or as
-            ``fit(store, psi, config, ...)`` where the method clusters what psi has learned. ``None``: psi is the answer
-            itself. It is never given a label.
-        settings: Fields of :class:`neuralef.config.Config` the fit depends on, besides psi's own.
-        modules: Code the fit depends on, besides psi's own.
+        head: Class of the fitted head, which comes back from its tensors.
+        fit: Function called as ``fit(store, config, num_clusters=, seed=, progress=)`` with the training features, or
+            as ``fit(store, psi, config, ...)`` where the method clusters what psi has learned. ``None``: psi is the
+            answer itself. It is never given a label.
+        settings: Fields of :class:`neuralef.config.Config` that the fit depends on, besides psi's own.
+        modules: Modules whose code the fit depends on, besides psi's own.
         needs_psi: Whether psi is trained first.
     """
 

@@ -38,11 +38,11 @@ class Spread:
         between_seeds: Standard deviation between seeds at one value, pooled over the values: what a single run is off
             by; NaN for a single seed.
         rest: Standard deviation that is left when each seed's own mean is taken away; NaN for a single seed.
-        share: Of the variance between the means, what noise does not explain; NaN for a single seed.
-        best: Value of the largest mean.
-        worst: Value of the smallest.
-        seeds: How many.
-        values: How many.
+        share: Share of the variance between the means that noise does not explain; NaN for a single seed.
+        best: Value with the largest mean.
+        worst: Value with the smallest mean.
+        seeds: Number of seeds.
+        values: Number of values.
     """
 
     width: float
@@ -92,7 +92,7 @@ def spread(scores: pd.DataFrame) -> Spread:
     """Split the scores of an ablation.
 
     Args:
-        scores: Seeds in rows, values in columns, fractions; none missing, at least two values.
+        scores: Scores as fractions, seeds in rows and values in columns; none missing, at least two values.
 
     Raises:
         ValueError: If a score is missing or there is one value only.
@@ -132,13 +132,13 @@ def columns(table: Table, numbers: pd.DataFrame, metric: str = "mean_iou") -> di
     """The scores of an ablation, apart for each dataset and method.
 
     Args:
-        table: One that varies K or a hyper-parameter.
-        numbers: The paper's or ours, see :func:`neuralef.table_study.published` and
+        table: Table that varies K or a hyper-parameter.
+        numbers: Numbers of the paper or ours, see :func:`neuralef.table_study.published` and
             :meth:`neuralef.table_study.TableStudy.run`.
-        metric: ``accuracy`` or ``mean_iou``.
+        metric: Score to take, ``accuracy`` or ``mean_iou``.
 
     Returns:
-        By title: seeds in rows; values in columns, as strings, in their order.
+        Scores by title: seeds in rows; values in columns, as strings, in their order.
     """
     axis = table.rows[-1]
     found = {}
@@ -157,7 +157,7 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def method_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """The same as strings in percent: methods in rows, a column for each seed, and their mean ± spread."""
+    """Scores of :func:`by_method` in percent, as strings: methods in rows; each seed and mean ± spread in columns."""
     printed = (100 * scores.T).map("{:.1f}".format).rename(columns="seed {}".format)
     return (
         printed.assign(**{"mean ± spread": scores.apply(mean_and_spread)})
@@ -206,12 +206,12 @@ def single_runs(papers: Mapping[str, pd.DataFrame], spreads: Mapping[str, Spread
     """Ranges of the paper's single runs beside what single runs of one setting show on average.
 
     Args:
-        papers: Its scores by title, from :func:`columns`.
-        spreads: Ours.
+        papers: Scores of the paper by title, from :func:`columns`.
+        spreads: Spreads of our runs by title.
 
     Returns:
-        Strings: title, how many values the paper has, its range, and the mean range of as many runs at the spread
-        between seeds here, in points.
+        Table of strings: title, how many values the paper has, its range, and the mean range of as many runs at the
+        spread between seeds here, in points.
     """
     rows = []
     for title, scores in papers.items():
@@ -259,7 +259,7 @@ def bands(scores: Mapping[str, pd.DataFrame], spreads: Mapping[str, Spread]) -> 
     exactly where the ablation exceeds seed noise.
 
     Returns:
-        By title: ``low`` and ``high`` (fractions, NaN for a single seed) and ``exceeds``.
+        Bands by title: ``low`` and ``high`` (fractions, NaN for a single seed) and ``exceeds``.
     """
     rows = {}
     for title, found in spreads.items():

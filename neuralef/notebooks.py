@@ -61,7 +61,7 @@ _KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """``InputError`` if the notebook's parameters cell does not know a name, or has another kind of value there."""
+    """Raise ``InputError`` if the notebook's parameters cell lacks a name, or has another kind of value there."""
     known = papermill.inspect_notebook(str(notebook))
     unknown = sorted(set(parameters) - set(known))
     if unknown:
@@ -89,7 +89,7 @@ def datasets_read(notebook: Path, parameters: Mapping[str, Any], own: str) -> tu
 
 
 def check_numbers(parameters: Mapping[str, Any]) -> None:
-    """``InputError`` if a profile sets parameters for what is no notebook's number."""
+    """Raise ``InputError`` if a profile sets parameters for what is no notebook's number."""
     numbers = {path.name[:2] for path in sources()}
     unknown = [number for number in parameters if number not in numbers]
     if unknown:
@@ -105,12 +105,12 @@ def execute(
     """Run one notebook into ``out/notebooks/`` as ``.ipynb`` and ``.html``.
 
     Args:
-        notebook: Source.
-        parameters: For its parameters cell.
+        notebook: Source of the notebook.
+        parameters: Values for the notebook's parameters cell.
         out: Results folder of the run, which the notebook is also told to write to.
-        data_key: Digest of the data it reads; together with source, parameters, code and versions it decides whether an
-            earlier execution still stands.
-        force: Run in any case.
+        data_key: Digest of the data that the notebook reads; together with source, parameters, code and versions it
+            decides whether an earlier execution still stands.
+        force: Whether to run the notebook in any case.
 
     Returns:
         Whether it was run; ``False`` where an earlier execution stands.

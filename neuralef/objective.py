@@ -41,7 +41,7 @@ class Objective:
     """Value of the objective on one batch.
 
     Attributes:
-        loss: What is minimised, a scalar with gradient.
+        loss: Value that is minimised, a scalar with gradient.
         rayleigh: Rayleigh quotients, the diagonal of Lambda, shape ``(K,)``, detached.
         penalty: Mean of the squared upper off-diagonal entries of Lambda, detached.
     """
@@ -63,8 +63,8 @@ def neural_eigenfunction_objective(
     Args:
         psi: Normalised eigenfunctions on the batch, shape ``(B, K)``.
         kernel: :math:`\kappa`, shape ``(B, B)``, symmetric.
-        orthogonality_weight: w above, the paper's nominal beta.
-        trace_scale: t above.
+        orthogonality_weight: Weight w of the penalty, the paper's nominal beta.
+        trace_scale: Squared column norm t of the official code.
 
     Raises:
         ValueError: If the kernel's size is not the batch's.

@@ -35,7 +35,7 @@ VIEWS = 2
 """Shifted views along each side of the image."""
 
 TEMPERATURE = 0.1
-"""Of the diffusion: patches whose cosines differ by this differ in weight by a factor e."""
+"""Temperature of the diffusion: patches whose cosines differ by this differ in weight by a factor e."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class PlusHead(FittedHead):
     """K-means on angles of psi's hidden features, with the parts of the recipe that act on a new image.
 
     Attributes:
-        psi: Trained as for "Ours".
-        centroids: Of the prepared hidden features.
+        psi: psi, trained as for "Ours".
+        centroids: Centroids of the prepared hidden features, shape ``(K, width)``.
         mean: Training mean of the hidden features, shape ``(width,)``.
-        precision: Of psi's blocks.
-        views: Shifted views along each side of the image; 1: the image as it is.
-        temperature: Of the diffusion; ``None``: none.
-        guide: Of the up-sampling; ``None``: bilinear.
+        precision: Precision of psi's blocks.
+        views: Number of shifted views along each side of the image; 1: the image as it is.
+        temperature: Temperature of the diffusion; ``None``: no diffusion.
+        guide: Guide of the up-sampling; ``None``: bilinear up-sampling.
     """
 
     psi: Eigenfunctions
@@ -86,11 +86,11 @@ def diffuse(features: Tensor, temperature: float) -> Tensor:
     belong together.
 
     Args:
-        features: Shape ``(images, h, w, C)``.
-        temperature: :math:`\tau`; towards 0 every patch keeps its own features.
+        features: Features of the patches, shape ``(images, h, w, C)``.
+        temperature: Temperature :math:`\tau`; towards 0 every patch keeps its own features.
 
     Returns:
-        Means weighted by :math:`\mathrm{softmax}(U U^\top / \tau)`, of the same shape.
+        Means of the features weighted by :math:`\mathrm{softmax}(U U^\top / \tau)`, of the same shape.
     """
     patches = features.flatten(1, 2)
     directions = F.normalize(patches - patches.mean(dim=1, keepdim=True), dim=-1)

@@ -22,11 +22,11 @@ from PIL import Image
 
 
 def draw_picture(axes: Axes, picture: np.ndarray, *, span: tuple[float, float] | None = None) -> None:
-    """Draw one picture without ticks.
+    """Draw an image or a map without ticks.
 
     Args:
-        axes: Where.
-        picture: Shape ``(H, W, 3)``, a photograph; or ``(H, W)``, a map.
+        axes: Axes to draw into.
+        picture: RGB image, shape ``(H, W, 3)``; or map, shape ``(H, W)``.
         span: Values at the ends of a map's colour scale; from 0 it is viridis, from below 0 coolwarm. Default: 0 to the
             map's maximum, or as far on both sides of 0 as a map with negative values reaches.
     """
@@ -51,19 +51,19 @@ def image_grid(
     spans: Sequence[tuple[float, float] | None] = (),
     legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
 ) -> Figure:
-    """Pictures in rows and columns.
+    """Images and maps in rows and columns.
 
     Args:
-        pictures: Photographs ``(H, W, 3)`` and maps ``(H, W)`` in reading order, see :func:`draw_picture`.
-        titles: One above each picture, or ``columns`` of them above the first row alone.
-        columns: Pictures in a row.
-        row_titles: One at the left of each row.
-        size: Width of a picture in inches.
+        pictures: RGB images ``(H, W, 3)`` and maps ``(H, W)`` in reading order, see :func:`draw_picture`.
+        titles: Titles, one above each image, or ``columns`` of them above the first row alone.
+        columns: Number of images in a row.
+        row_titles: Titles, one at the left of each row.
+        size: Width of an image in inches.
         spans: Colour scale of the maps of each column, where they are to share one; see :func:`draw_picture`.
-        legend: Names and colours (0..255) explained below the pictures.
+        legend: Names and colours (0..255) explained below the images.
 
     Returns:
-        A figure; axes left over in the last row are empty. Without pictures it says ``not run``.
+        A figure; axes left over in the last row are empty. Without images it says ``not run``.
     """
     if not pictures:
         return _nothing_run()
@@ -99,11 +99,11 @@ def paint(ids: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Ids to colours.
 
     Args:
-        ids: Shape ``(H, W)``; an id without a colour (the ignore label) becomes black.
-        colours: Shape ``(n, 3)``, uint8, colour of each id.
+        ids: Id of every pixel, shape ``(H, W)``; an id without a colour (the ignore label) becomes black.
+        colours: Colour of each id, shape ``(n, 3)``, uint8.
 
     Returns:
-        Shape ``(H, W, 3)``, uint8.
+        Colour of every pixel, shape ``(H, W, 3)``, uint8.
     """
     padded = np.vstack([colours, np.zeros((1, 3), dtype=np.uint8)]).astype(np.uint8)
     return padded[np.minimum(ids.astype(np.int64), len(colours))]
@@ -113,11 +113,11 @@ def cluster_colours(num_clusters: int, *, seed: int = 0) -> np.ndarray:
     """Colours that tell clusters apart: hues evenly around the circle in shuffled order, two lightnesses.
 
     Args:
-        num_clusters: How many.
-        seed: Of the order, so that a cluster keeps its colour.
+        num_clusters: Number of clusters.
+        seed: Seed of the order, so that a cluster keeps its colour.
 
     Returns:
-        Shape ``(num_clusters, 3)``, uint8.
+        Colour of each cluster, shape ``(num_clusters, 3)``, uint8.
     """
     palette = sns.husl_palette(num_clusters, s=0.85, l=0.55), sns.husl_palette(num_clusters, s=0.7, l=0.78)
     colours = np.array([palette[index % 2][index] for index in range(num_clusters)])
@@ -125,13 +125,13 @@ def cluster_colours(num_clusters: int, *, seed: int = 0) -> np.ndarray:
 
 
 def save_overlay(path: Path, picture: np.ndarray, clusters: np.ndarray, *, num_clusters: int) -> Path:
-    """Write a photograph and, beside it, its clusters in colour over it, as PNG.
+    """Write an image and, beside it, its clusters in colour over it, as PNG.
 
     Args:
         path: File to write.
-        picture: Shape ``(H, W, 3)``, uint8.
-        clusters: Shape ``(H, W)``, cluster of every pixel.
-        num_clusters: Colours to choose among, so that equal clusters of several pictures have equal colours.
+        picture: RGB image, shape ``(H, W, 3)``, uint8.
+        clusters: Cluster of every pixel, shape ``(H, W)``.
+        num_clusters: Number of colours to choose among, so that equal clusters of several images have equal colours.
     """
     blended = (0.35 * picture + 0.65 * paint(clusters, cluster_colours(num_clusters))).astype(np.uint8)
     Image.fromarray(np.hstack([picture, blended])).save(path)
@@ -142,10 +142,10 @@ def curves(x: np.ndarray, values: Mapping[str, np.ndarray], *, xlabel: str, colu
     """One small panel for each quantity over a common axis.
 
     Args:
-        x: Shape ``(n,)``.
-        values: Title of each panel and its ordinates, shape ``(n,)``.
-        xlabel: What ``x`` counts.
-        columns: Panels in a row.
+        x: Abscissae of all panels, shape ``(n,)``.
+        values: Ordinates by title of the panel, each of shape ``(n,)``.
+        xlabel: Label of the horizontal axis: what ``x`` counts.
+        columns: Number of panels in a row.
     """
     rows = -(-len(values) // columns)
     figure, axes = plt.subplots(
@@ -168,9 +168,9 @@ def ranked(values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) -> Fig
     """Several descending sequences against rank, such as eigenvalues and Rayleigh quotients.
 
     Args:
-        values: Label of each sequence and the sequence, shape ``(n,)``, in the order it is to be drawn.
-        xlabel: What the rank counts, from 1.
-        ylabel: What the values are.
+        values: Sequences by label, each of shape ``(n,)`` and in the order it is to be drawn.
+        xlabel: Label of the horizontal axis: what the rank counts, from 1.
+        ylabel: Label of the vertical axis: what the values are.
     """
     figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
     styles = zip("o^sDv", sns.color_palette("colorblind"), strict=False)
@@ -196,9 +196,9 @@ def correlations(values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) 
     """Matrices of absolute correlations beside each other, one colour scale from 0 to 1.
 
     Args:
-        values: Title of each matrix and the matrix, shape ``(rows, columns)``, in [0, 1].
-        xlabel: What the columns are, counted from 1.
-        ylabel: What the rows are, counted from 1.
+        values: Matrices by title, each of shape ``(rows, columns)``, in [0, 1].
+        xlabel: Label of the horizontal axis: what the columns are, counted from 1.
+        ylabel: Label of the vertical axis: what the rows are, counted from 1.
     """
     rows, columns = next(iter(values.values())).shape
     width = 9.5 / len(values)
@@ -234,8 +234,8 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
     """Every seed of every method as a dot, the mean as a bar; one panel, with its own scale, for each matching.
 
     Args:
-        values: Columns ``panel``, ``method`` (in the order to be drawn) and ``value`` (a fraction).
-        ylabel: What the values are.
+        values: Frame of columns ``panel``, ``method`` (in the order to be drawn) and ``value`` (a fraction).
+        ylabel: Label of the vertical axis: what the values are.
     """
     if values.empty:
         return _nothing_run()
@@ -271,9 +271,10 @@ def paired_runs(values: pd.DataFrame, intervals: pd.DataFrame, *, ylabel: str) -
     """Every run under several treatments, the dots of a seed joined by a line; at the side of each, an interval.
 
     Args:
-        values: Columns ``panel`` and ``treatment`` (in the order to be drawn), ``seed`` and ``value`` (a fraction).
-        intervals: Columns ``panel``, ``treatment``, ``estimate``, ``low`` and ``high`` (fractions).
-        ylabel: What the values are.
+        values: Frame of columns ``panel`` and ``treatment`` (in the order to be drawn), ``seed`` and ``value`` (a
+            fraction).
+        intervals: Frame of columns ``panel``, ``treatment``, ``estimate``, ``low`` and ``high`` (fractions).
+        ylabel: Label of the vertical axis: what the values are.
     """
     panels, treatments = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["treatment"]))
     palette = dict(zip(treatments, cycle(sns.color_palette("colorblind")), strict=False))
@@ -304,11 +305,12 @@ def noise_bands(
     The mean line is coloured where it leaves the band.
 
     Args:
-        values: Columns ``panel`` and ``value`` (in the order to be drawn), ``seed`` and ``change`` (a fraction).
-        bands: By panel: ``low`` and ``high``, ends of the band (fractions; NaN for none), and ``exceeds``.
-        ylabel: What changes.
-        columns: Panels in a row.
-        width: Of a panel, in inches.
+        values: Frame of columns ``panel`` and ``value`` (in the order to be drawn), ``seed`` and ``change`` (a
+            fraction).
+        bands: Frame by panel: ``low`` and ``high``, ends of the band (fractions; NaN for none), and ``exceeds``.
+        ylabel: Label of the vertical axis: what changes.
+        columns: Number of panels in a row.
+        width: Width of a panel in inches.
     """
     if values.empty:
         return _nothing_run()
@@ -351,9 +353,9 @@ def noise_widths(values: pd.DataFrame, *, xlabel: str) -> Figure:
     """How far values lie apart, one line for each ablation, beside how far seeds alone move them.
 
     Args:
-        values: Columns ``label``, ``here`` (range of the means over seeds), ``noise`` (what seeds alone reach, NaN
-            where not known), ``paper`` (range of its single runs, NaN where it has none), ``exceeds``; fractions.
-        xlabel: What is ranged.
+        values: Frame of columns ``label``, ``here`` (range of the means over seeds), ``noise`` (what seeds alone reach,
+            NaN where not known), ``paper`` (range of its single runs, NaN where it has none), ``exceeds``; fractions.
+        xlabel: Label of the horizontal axis.
     """
     if values.empty:
         return _nothing_run()
@@ -387,7 +389,7 @@ def noise_widths(values: pd.DataFrame, *, xlabel: str) -> Figure:
 
 
 def _noise_colours() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of what stays within noise, and of what exceeds it."""
+    """Colours of what stays within noise, and of what exceeds it."""
     palette = sns.color_palette("colorblind")
     return palette[0], palette[3]
 
@@ -396,9 +398,9 @@ def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:
     """Scores by class: the mean of each method as a dot, the range over its seeds as a line.
 
     Args:
-        values: Columns ``class`` and ``method`` (both in the order to be drawn), ``mean``, ``low`` and ``high``
-            (fractions).
-        xlabel: What the values are.
+        values: Frame of columns ``class`` and ``method`` (both in the order to be drawn), ``mean``, ``low`` and
+            ``high`` (fractions).
+        xlabel: Label of the horizontal axis: what the values are.
     """
     classes, methods = list(dict.fromkeys(values["class"])), list(dict.fromkeys(values["method"]))
     offsets = np.linspace(-0.27, 0.27, len(methods)) if len(methods) > 1 else [0.0]
@@ -425,9 +427,9 @@ def sorted_differences(values: np.ndarray, *, xlabel: str, ylabel: str) -> Figur
     """Differences in ascending order around a zero line, losses and gains in two colours.
 
     Args:
-        values: Shape ``(n,)``, ascending, fractions.
-        xlabel: What is ranked.
-        ylabel: What the differences are of.
+        values: Differences as fractions, ascending, shape ``(n,)``.
+        xlabel: Label of the horizontal axis: what is ranked.
+        ylabel: Label of the vertical axis: what the differences are of.
     """
     loss, gain = sns.color_palette("colorblind")[3], sns.color_palette("colorblind")[0]
     figure, axis = plt.subplots(figsize=(6, 2.8), layout="constrained")
@@ -446,10 +448,10 @@ def order_from_top(ids: np.ndarray) -> np.ndarray:
     """Renumber clusters by their mean row, the topmost first, so that alike partitions get alike colours.
 
     Args:
-        ids: Shape ``(h, w)``, cluster of every patch or pixel.
+        ids: Cluster of every patch or pixel, shape ``(h, w)``.
 
     Returns:
-        Shape ``(h, w)``, int64, from 0.
+        Renumbered clusters from 0, shape ``(h, w)``, int64.
     """
     present, index = np.unique(ids, return_inverse=True)
     rows = np.broadcast_to(np.arange(ids.shape[0])[:, None], ids.shape).ravel()
@@ -463,10 +465,10 @@ def segment_colours(num_clusters: int) -> np.ndarray:
     """Colours of a few segments: the colour-blind-safe ones up to ten, else :func:`cluster_colours`.
 
     Args:
-        num_clusters: How many.
+        num_clusters: Number of segments.
 
     Returns:
-        Shape ``(num_clusters, 3)``, uint8.
+        Colour of each segment, shape ``(num_clusters, 3)``, uint8.
     """
     apart_first = [0, 1, 2, 4, 9, 3, 8, 5, 6, 7]  # of seaborn's palette, so that the first few differ most
     if num_clusters > len(apart_first):
@@ -476,16 +478,17 @@ def segment_colours(num_clusters: int) -> np.ndarray:
 
 
 def overlay(picture: np.ndarray, ids: np.ndarray, *, num_clusters: int, strength: float = 0.55) -> np.ndarray:
-    """Clusters in colour over a photograph, with a white line where they meet.
+    """Clusters in colour over an image, with a white line where they meet.
 
     Args:
-        picture: Shape ``(H, W, 3)``, uint8.
-        ids: Shape ``(h, w)``, below ``num_clusters``; ``H`` and ``W`` are multiples of ``h`` and ``w``.
-        num_clusters: Colours to choose among, see :func:`segment_colours`.
-        strength: Weight of the colours against the photograph.
+        picture: RGB image, shape ``(H, W, 3)``, uint8.
+        ids: Cluster of every patch, shape ``(h, w)``, below ``num_clusters``; ``H`` and ``W`` are multiples of ``h``
+            and ``w``.
+        num_clusters: Number of colours to choose among, see :func:`segment_colours`.
+        strength: Weight of the colours against the image, 0 to 1.
 
     Returns:
-        Shape ``(H, W, 3)``, uint8.
+        The image with its clusters, shape ``(H, W, 3)``, uint8.
     """
     pixels = np.kron(ids, np.ones((picture.shape[0] // ids.shape[0], picture.shape[1] // ids.shape[1]), dtype=int))
     colours = paint(pixels, segment_colours(num_clusters))
@@ -507,14 +510,15 @@ def draw_patches(
     selected: tuple[int, int] | None = None,
     limit: float | None = None,
 ) -> None:
-    """Draw a dimmed photograph and, over it, the patches of positive weight as squares.
+    """Draw a dimmed image and, over it, the patches of positive weight as squares.
 
     Args:
-        axes: Where.
-        picture: Shape ``(H, W, 3)``, uint8.
-        weights: Shape ``(h, w)``; patches of weight 0 are left dim, the others are coloured by their weight (viridis).
+        axes: Axes to draw into.
+        picture: RGB image, shape ``(H, W, 3)``, uint8.
+        weights: Weight of every patch, shape ``(h, w)``; patches of weight 0 are left dim, the others are coloured by
+            their weight (viridis).
         selected: Row and column of a patch to frame in red.
-        limit: Weight at the bright end of the colours; default the maximum.
+        limit: Weight at the bright end of the colours; default: the maximum.
     """
     height, width = picture.shape[:2]
     extent = (0, weights.shape[1], weights.shape[0], 0)
@@ -546,16 +550,16 @@ def patch_links(
     label: str | None,
     size: float = 2.3,
 ) -> Figure:
-    """What a patch is linked to, drawn on one or several photographs; one colour scale for all.
+    """What a patch is linked to, drawn on one or several images; one colour scale for all.
 
     Args:
-        pictures: Photographs, shape ``(H, W, 3)``, uint8.
-        weights: For each, the weight of every patch, shape ``(h, w)``; 0: no link.
-        titles: One above each photograph.
-        columns: Photographs in a row.
-        selected: For each, the patch to frame, or ``None``.
-        label: What the weights are; ``None`` where all are alike, and no scale is drawn.
-        size: Width of a photograph in inches.
+        pictures: RGB images, each of shape ``(H, W, 3)``, uint8.
+        weights: Weight of every patch of each image, shape ``(h, w)``; 0: no link.
+        titles: Titles, one above each image.
+        columns: Number of images in a row.
+        selected: Row and column of the patch to frame in each image, or ``None``.
+        label: Label of the colour scale: what the weights are; ``None`` where all are alike, and no scale is drawn.
+        size: Width of an image in inches.
     """
     rows = -(-len(pictures) // columns)
     height = rows * (size + (0.2 if titles else 0))
@@ -579,7 +583,7 @@ def patch_links(
 
 
 def draw_grid_lines(axes: Axes, picture: np.ndarray, grid: tuple[int, int]) -> None:
-    """Draw a photograph and the borders of its patches, ``grid`` of them down and across."""
+    """Draw an image and the borders of its patches, ``grid`` of them down and across."""
     height, width = picture.shape[:2]
     draw_picture(axes, picture)
     axes.hlines(np.arange(1, grid[0]) * height / grid[0] - 0.5, -0.5, width - 0.5, color="white", linewidth=0.4)
@@ -593,10 +597,10 @@ def photograph_to_patches(
     """A photograph, its patches, their colours, and how similar each is to one of them.
 
     Args:
-        picture: Shape ``(H, W, 3)``, uint8.
+        picture: The photograph, shape ``(H, W, 3)``, uint8.
         colours: The photograph at patch resolution, shape ``(h, w, 3)``, in [0, 1].
-        similarity: Shape ``(h, w)``, cosine of each patch with the selected one.
-        selected: Row and column of that patch, framed in red.
+        similarity: Cosine of each patch with the selected one, shape ``(h, w)``.
+        selected: Row and column of the selected patch, framed in red.
     """
     figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.6), layout="constrained")
     draw_picture(axes[0], picture)
@@ -627,12 +631,12 @@ def matrix_panels(
     """Square matrices beside each other on one colour scale, with lines between blocks.
 
     Args:
-        matrices: Title and matrix, shape ``(n, n)``, non-negative.
-        borders: Where a block ends, in units of the axes.
-        label: What the entries are.
-        extent: Length of the axes where a matrix cell stands for several nodes; default ``n``.
-        axis_label: What rows and columns are.
-        logarithmic: Colour by the logarithm; zeros stay white.
+        matrices: Matrices by title, each of shape ``(n, n)``, non-negative.
+        borders: Positions where a block ends, in units of the axes.
+        label: Label of the colour scale: what the entries are.
+        extent: Length of the axes where a matrix cell stands for several nodes; default: ``n``.
+        axis_label: Label of both axes: what rows and columns are.
+        logarithmic: Whether to colour by the logarithm; zeros stay white.
     """
     figure, axes = plt.subplots(
         1, len(matrices), figsize=(3.1 * len(matrices) + 0.6, 3.2), squeeze=False, layout="constrained"
@@ -671,10 +675,10 @@ def block_eigenvectors(
 
     Args:
         shuffled: Affinity in the order given, shape ``(n, n)``.
-        ordered: The same with nodes sorted by block.
-        eigenvectors: Of the ordered Laplacian, as columns, shape ``(n, m)``.
-        eigenvalues: Theirs, shape ``(m,)``.
-        sizes: Nodes of each block.
+        ordered: Affinity with the nodes sorted by block, shape ``(n, n)``.
+        eigenvectors: Eigenvectors of the ordered Laplacian as columns, shape ``(n, m)``.
+        eigenvalues: Eigenvalues of the ordered Laplacian, shape ``(m,)``.
+        sizes: Number of nodes of each block.
     """
     ends = np.cumsum(sizes)
     figure, axes = plt.subplots(
@@ -705,8 +709,8 @@ def spectrum_and_gaps(eigenvalues: np.ndarray, *, marked: int) -> Figure:
     """Laplacian eigenvalues and the gaps between them, one gap marked.
 
     Args:
-        eigenvalues: Ascending, shape ``(n,)``.
-        marked: The gap after this many eigenvalues is highlighted.
+        eigenvalues: Eigenvalues of the Laplacian, ascending, shape ``(n,)``.
+        marked: Number of eigenvalues after which the gap is highlighted.
     """
     blue, orange = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[3]
     rank = np.arange(1, len(eigenvalues) + 1)
@@ -730,9 +734,9 @@ def cut_sweep(entries: np.ndarray, cuts: np.ndarray, *, bound: float) -> Figure:
     """A bipartition by threshold: the sorted entries and the normalised cut of each split between them.
 
     Args:
-        entries: Ascending, shape ``(n,)``.
-        cuts: Normalised cut between the first ``m`` and the rest, for ``m = 1 .. n - 1``, shape ``(n - 1,)``.
-        bound: What no cut can be below.
+        entries: Entries of the relaxed indicator, ascending, shape ``(n,)``.
+        cuts: Normalised cut between the first ``m`` entries and the rest, for ``m = 1 .. n - 1``, shape ``(n - 1,)``.
+        bound: Lower bound of every cut.
     """
     blue, orange = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[3]
     best = int(cuts.argmin())
@@ -759,10 +763,10 @@ def embedding_panels(
     """Points in several planes of their space (columns), once in each colouring (rows).
 
     Args:
-        points: Shape ``(n, d)``.
-        colours: Title of each row, and the colour of each point in it, shape ``(n, 3)``, in [0, 1].
-        axes_shown: Pairs of coordinates, from 0.
-        label: What a coordinate is called; its number, from 1, follows.
+        points: Points as rows, shape ``(n, d)``.
+        colours: Colours of the points by title of the row, each of shape ``(n, 3)``, in [0, 1].
+        axes_shown: Pairs of coordinates to draw, counted from 0.
+        label: Name of a coordinate; its number, from 1, follows.
     """
     rows, columns = len(colours), len(axes_shown)
     figure, axes = plt.subplots(
@@ -791,10 +795,10 @@ def lines(
     """Panels of labelled curves that share their legend.
 
     Args:
-        panels: Title of each panel; in it, label of each curve, its abscissae and its ordinates, both ``(n,)``.
-        xlabels: One for each panel.
-        ylabels: One for each panel.
-        logarithmic: Titles of the panels whose abscissae are.
+        panels: Curves by title of the panel and by label: abscissae and ordinates, both ``(n,)``.
+        xlabels: Labels of the horizontal axes, one for each panel.
+        ylabels: Labels of the vertical axes, one for each panel.
+        logarithmic: Titles of the panels whose horizontal axis is logarithmic.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 2.9), squeeze=False, layout="constrained")
     for index, (axis, (title, curves_of)) in enumerate(zip(axes.flat, panels.items(), strict=True)):
@@ -816,9 +820,9 @@ def histograms(values: Mapping[str, Mapping[str, np.ndarray]], *, xlabel: str, y
     """Panels of outlined histograms with equal bins and shares of the whole as heights.
 
     Args:
-        values: Title of each panel; in it, label of each sample and the sample, shape ``(n,)``.
-        xlabel: What is counted.
-        ylabel: What the heights are shares of.
+        values: Samples by title of the panel and by label, each of shape ``(n,)``.
+        xlabel: Label of the horizontal axis: what is counted.
+        ylabel: Label of the vertical axis: what the heights are shares of.
         bins: Borders of the bins, ascending.
     """
     figure, axes = plt.subplots(
@@ -850,11 +854,11 @@ def function_traces(
     """One curve for each function over training, coloured by its number; a panel for each training.
 
     Args:
-        steps: Ascending from 0, shape ``(n,)``; drawn on a logarithmic scale that begins with 0.
-        panels: Title of each panel and its values in [0, 1], shape ``(n, K)``.
-        ylabel: What the values are.
-        number: What is numbered from 1 to K.
-        threshold: A value to mark.
+        steps: Steps of the values, ascending from 0, shape ``(n,)``; drawn on a logarithmic scale that begins with 0.
+        panels: Values by title of the panel, each of shape ``(n, K)``, in [0, 1].
+        ylabel: Label of the vertical axis: what the values are.
+        number: Label of the colour scale: what is numbered from 1 to K.
+        threshold: Value to mark by a line; ``None``: none.
     """
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3), sharey=True, squeeze=False, layout="constrained"
@@ -896,11 +900,11 @@ def paired_functions(
     """Functions over the nodes of a graph, the exact one as a line and the learned one as dots, a panel for each.
 
     Args:
-        exact: Columns over the nodes in the order to be drawn, shape ``(N, K)``.
-        learned: Theirs in the same order, sign and scale, shape ``(N, K)``.
-        titles: One for each panel.
-        borders: Where a block of nodes ends.
-        columns: Panels in a row.
+        exact: Exact functions as columns over the nodes in the order to be drawn, shape ``(N, K)``.
+        learned: Learned functions in the order, sign and scale of the exact ones, shape ``(N, K)``.
+        titles: Titles, one for each panel.
+        borders: Positions where a block of nodes ends.
+        columns: Number of panels in a row.
     """
     K = exact.shape[1]
     columns = min(columns, K)
@@ -944,11 +948,11 @@ def growth(
     """Measurements against size on logarithmic axes, with the power laws through them and a limit to reach.
 
     Args:
-        panels: Title of each panel; in it, label of each series, its sizes and its values, both ``(n,)``.
-        fits: The same for the lines; a series that is only computed has a line and no points.
-        xlabel: What the sizes count.
-        ylabels: One for each panel.
-        limits: For each panel the value that cannot be exceeded, and what it is called.
+        panels: Measurements by title of the panel and by label of the series: sizes and values, both ``(n,)``.
+        fits: Lines in the form of ``panels``; a series that is only computed has a line and no points.
+        xlabel: Label of the horizontal axis: what the sizes count.
+        ylabels: Labels of the vertical axes, one for each panel.
+        limits: Value that cannot be exceeded and its name, for each panel.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.4), squeeze=False, layout="constrained")
     labels = list(dict.fromkeys(label for lines_of in fits.values() for label in lines_of))
@@ -977,10 +981,10 @@ def scores_against_costs(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> F
     """Score against cost on a logarithmic axis: a mark for each method, bars over the range of its seeds.
 
     Args:
-        values: Columns ``panel`` and ``method`` (both in the order to be drawn); ``cost``, ``cost_low``, ``cost_high``
-            (positive); ``score``, ``score_low``, ``score_high`` (fractions).
-        xlabel: What the costs are.
-        ylabel: What the scores are.
+        values: Frame of columns ``panel`` and ``method`` (both in the order to be drawn); ``cost``, ``cost_low``,
+            ``cost_high`` (positive); ``score``, ``score_low``, ``score_high`` (fractions).
+        xlabel: Label of the horizontal axis: what the costs are.
+        ylabel: Label of the vertical axis: what the scores are.
     """
     panels, methods = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["method"]))
     marks = zip(cycle("os^Dv<>PXh"), cycle(sns.color_palette("colorblind")), strict=False)
@@ -1013,10 +1017,10 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
     """How a score changes with a setting: every seed as a dot, their mean as a line, the paper's one run as diamonds.
 
     Args:
-        values: Columns ``panel`` and ``value`` (in the order to be drawn), ``source`` (``paper`` or ``here``), ``seed``
-            and ``change`` (a fraction).
-        xlabel: What the values are of.
-        ylabel: What changes.
+        values: Frame of columns ``panel`` and ``value`` (in the order to be drawn), ``source`` (``paper`` or ``here``),
+            ``seed`` and ``change`` (a fraction).
+        xlabel: Label of the horizontal axis: what is varied.
+        ylabel: Label of the vertical axis: what changes.
     """
     if values.empty:
         return _nothing_run()
@@ -1049,11 +1053,11 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
 def window_cover(panels: Mapping[str, tuple[np.ndarray, Sequence[tuple[int, int, int, int]]]]) -> Figure:
     """Photographs with the windows that are cut from them and, below, how many windows each pixel lies in.
 
-    The central square, all that the protocol of square crops sees, is dashed.
+    The central square, all that the protocol of square crops sees, is dotted.
 
     Args:
-        panels: Title of each photograph; the photograph, uint8 ``(H, W, 3)``, and its windows as ``(top, left, bottom,
-            right)`` in pixels of the size it is resized to, which they cover together.
+        panels: Photographs by title, each uint8 ``(H, W, 3)`` with its windows as ``(top, left, bottom, right)`` in
+            pixels of the size it is resized to, which they cover together.
     """
     sizes = [tuple(np.max([window[2:] for window in windows], axis=0)) for _, windows in panels.values()]
     figure, axes = plt.subplots(

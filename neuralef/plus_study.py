@@ -62,11 +62,11 @@ class Tuning:
     """The dataset whose training images judge the parts.
 
     Attributes:
-        dataset: Its name.
-        study: It at the profile's settings; ``None`` where it cannot be had.
-        description: One line as :meth:`neuralef.experiments.Study.describe` gives it; where it cannot be had, with the
-            reason.
-        absence: ``not run: <reason>`` in that case, else empty.
+        dataset: Name of the dataset.
+        study: Study of the dataset at the profile's settings; ``None`` where it cannot be had.
+        description: Line as :meth:`neuralef.experiments.Study.describe` gives it; where the dataset cannot be had, with
+            the reason.
+        absence: ``not run: <reason>`` where the dataset cannot be had, else empty.
     """
 
     dataset: str
@@ -101,9 +101,9 @@ class PartsOnKMeans(ClusterHead):
 
     Attributes:
         centred: K-means on centred features of unit length.
-        views: As those of :class:`neuralef.ours_plus.PlusHead`.
-        temperature: The same.
-        guide: The same.
+        views: Number of shifted views along each side of the image, as in :class:`neuralef.ours_plus.PlusHead`.
+        temperature: Temperature of the diffusion.
+        guide: Guide of the up-sampling; ``None``: bilinear up-sampling.
     """
 
     centred: FeatureKMeans
@@ -181,8 +181,8 @@ def judge(bench: Workbench, judged: FeatureStore, candidates: Mapping[str, Clust
     """Score heads on the held-out images, features of shifted views being computed once for all of them.
 
     Returns:
-        By candidate: ``mean_iou`` and ``accuracy`` under ``max_iou``, fractions, and ``image_ms``, median milliseconds
-        from features to clusters; passes of the backbone are not among them.
+        Scores by candidate: ``mean_iou`` and ``accuracy`` under ``max_iou``, fractions, and ``image_ms``, median
+        milliseconds from features to clusters; passes of the backbone are not among them.
     """
     classes = len(bench.dataset.classes)
     totals = {name: np.zeros((head.num_clusters, classes), dtype=np.int64) for name, head in candidates.items()}
@@ -211,11 +211,11 @@ def maps(
     """Cluster maps of one image of a store, ``(H, W)``, by candidate.
 
     Args:
-        bench: Gives the image, and features of its shifted views where a head wants them.
-        store: Features of the image as it is.
-        index: Which image.
-        candidates: The heads.
-        taken: Lists that the seconds from features to clusters are added to.
+        bench: Workbench that gives the image, and features of its shifted views where a head wants them.
+        store: Features of the images as they are.
+        index: Position of the image in the store.
+        candidates: Heads by name.
+        taken: Lists by candidate that the seconds from features to clusters are added to.
     """
     crop, levels = bench.image(store.ids[index]), {1: store.levels(slice(index, index + 1))}
     for views in {head.views for head in candidates.values()} - {1}:
@@ -251,13 +251,13 @@ def examples(
     """Held-out images at even distances, each with its cluster maps; none where there is no bench.
 
     Args:
-        bench: As for :func:`ablation`.
-        chosen: Of :data:`CANDIDATES`.
-        clusters: K.
-        seed: Of the fits.
-        every: See :func:`hold_out`.
-        images: The same.
-        shown: How many of them, at most.
+        bench: Workbench with dataset, backbone and features; ``None``: there is none.
+        chosen: Candidates to show, of :data:`CANDIDATES`.
+        clusters: Number of clusters, K.
+        seed: Seed of the fits.
+        every: Distance between images held out, see :func:`hold_out`.
+        images: Number of held-out images that are judged at most, see :func:`hold_out`.
+        shown: Number of judged images to show at most.
 
     Yields:
         The image as it is evaluated, uint8 ``(H, W, 3)``, and its maps ``(H, W)`` by candidate.
@@ -274,8 +274,8 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
     """Points of mIoU of each part over :data:`REFERENCE`, paired by seed.
 
     Returns:
-        By part: ``mean_iou``, mean in percent; ``gain``, mean in points; ``spread``, standard deviation of the gain
-        over seeds (NaN for one); ``wins``, seeds that gain; and mean ``image_ms``.
+        Gains by part: ``mean_iou``, mean in percent; ``gain``, mean in points; ``spread``, standard deviation of the
+        gain over seeds (NaN for one); ``wins``, seeds that gain; and mean ``image_ms``.
     """
     gained = gains_by_seed(rows)
     scores = 100 * rows.groupby("part")["mean_iou"].mean()
@@ -331,12 +331,12 @@ class Aims:
     """The aims of Ours+ on one dataset; scores are means over seeds under ``max_iou``, in percent.
 
     Attributes:
-        plus: Ours+.
-        kmeans: K-means on the features as they are.
-        best_kmeans: The best K-means, of any preparation of the features, and its method.
-        spectral: The exact spectral baseline.
-        wins: Seeds in which Ours+ is above every K-means.
-        seeds: All seeds.
+        plus: mIoU of Ours+.
+        kmeans: mIoU of K-means on the features as they are.
+        best_kmeans: mIoU of the best K-means, of any preparation of the features, and its method.
+        spectral: mIoU of the exact spectral baseline.
+        wins: Number of seeds in which Ours+ is above every K-means.
+        seeds: Number of all seeds.
     """
 
     plus: float
@@ -360,7 +360,7 @@ class Aims:
 
 
 def aims(scores: pd.DataFrame) -> Aims:
-    """From the mIoU of one dataset, percent, methods in rows and seeds in columns."""
+    """The aims by the mIoU of one dataset, in percent, methods in rows and seeds in columns."""
     means, prepared = scores.mean(axis=1), [name for name in scores.index if name.startswith("kmeans")]
     best = means[prepared].idxmax()
     return Aims(

@@ -11,7 +11,7 @@ FASTEST = "fastest"
 
 
 def autocast(precision: Precision) -> torch.autocast:
-    """Matrix products of what runs inside are taken in this precision, sums and norms stay in float32."""
+    """Context that takes matrix products in this precision; sums and norms stay in float32."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
 

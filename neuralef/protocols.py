@@ -33,9 +33,10 @@ class Sliding:
     """Settings of the protocol, in pixels.
 
     Attributes:
-        short_side: What the shorter side of a photograph is resized to; at least the window, as in Segmenter's code.
+        short_side: Length that the shorter side of a photograph is resized to; at least the window, as in Segmenter's
+            code.
         window: Side of a window, the crop size of training.
-        stride: From one window to the next, ``1 .. window``: no pixel may lie between two windows.
+        stride: Distance from one window to the next, ``1 .. window``: no pixel may lie between two windows.
     """
 
     short_side: int
@@ -43,7 +44,7 @@ class Sliding:
     stride: int
 
     def __post_init__(self) -> None:
-        """``InputError`` for windows that would leave pixels out."""
+        """Raise ``InputError`` for windows that would leave pixels out."""
         if not 1 <= self.stride <= self.window:
             raise InputError(f"window_stride is {self.stride}; it must be 1..{self.window}, the side of a window")
 
@@ -54,9 +55,9 @@ class Sliding:
         For other datasets the short side and the window are the crop's side, and the stride is two thirds of a window.
 
         Args:
-            config: Sets ``short_side``, ``window`` and ``window_stride``, or leaves them open.
+            config: Hyper-parameters, which set ``short_side``, ``window`` and ``window_stride`` or leave them open.
             crop_size: Side of the training crops.
-            dataset: Its name; ``cityscapes_19`` and the like count as ``cityscapes``.
+            dataset: Name of the dataset; ``cityscapes_19`` and the like count as ``cityscapes``.
         """
         known = next(
             (settings for name, settings in PAPER_SLIDING.items() if dataset.startswith(name)),
@@ -95,8 +96,8 @@ def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
 
     Args:
         length: Pixels of the side; where they are fewer than a window, there is one window, the whole side.
-        window: Pixels of a window.
-        stride: From one window to the next.
+        window: Side of a window in pixels.
+        stride: Distance from one window to the next in pixels.
     """
     return (*range(0, max(0, length - window), stride), max(0, length - window))
 
@@ -106,13 +107,14 @@ class WindowLogits:
     """Logits of the windows of one image at patch resolution, and where they lie.
 
     Attributes:
-        logits: Shape ``(windows, h, w, K)``, float32.
+        logits: Logits of the patches of every window, shape ``(windows, h, w, K)``, float32.
         corners: Top left pixel ``(y, x)`` of every window in the resized image.
         window: Pixels ``(rows, columns)`` of a window.
-        covered: Pixels its patches cover: the window and what the backbone pads it with, on the right and below.
+        covered: Pixels that the patches of a window cover: the window and what the backbone pads it with, on the right
+            and below.
         resized: Pixels ``(H', W')`` of the resized image, which the windows cover together.
         size: Pixels ``(H, W)`` of the result, the label's resolution.
-        temperature: Divides the logits before the softmax.
+        temperature: Divisor of the logits before the softmax.
     """
 
     logits: np.ndarray
@@ -131,7 +133,7 @@ class WindowLogits:
         return clusters
 
     def probabilities(self) -> np.ndarray:
-        """All of them at once, shape ``(K, H, W)``, float32: what a CRF needs."""
+        """Probabilities of all pixels at once, shape ``(K, H, W)``, float32: what a CRF needs."""
         planes = np.empty((self.logits.shape[-1], *self.size), dtype=np.float32)
         for rows, probabilities in self.strips():
             planes[:, rows] = probabilities.permute(2, 0, 1).numpy()
@@ -139,13 +141,13 @@ class WindowLogits:
 
     @torch.inference_mode()
     def strips(self, strip: int = STRIP) -> Iterator[tuple[slice, Tensor]]:
-        """Probabilities of some rows of the result after the other.
+        """Probabilities of the result, some rows at a time.
 
         Args:
-            strip: How many probabilities are merged at once; at least a row of the result is.
+            strip: Number of probabilities merged at once; at least a row of the result is.
 
         Yields:
-            The rows, and their probabilities, float32 ``(rows, W, K)``.
+            Rows of the result and their probabilities, float32 ``(rows, W, K)``.
         """
         (H, W), (height, width) = self.size, self.resized
         above, down = source_positions(H, height)
@@ -198,10 +200,10 @@ def interpolated(values: Tensor, dim: int, before: np.ndarray, weights: np.ndarr
     """Linear interpolation along one dimension, to the samples that :func:`source_positions` describes.
 
     Args:
-        values: Shape ``(h, w, K)``.
-        dim: 0 or 1.
-        before: Sample before each wanted one, ``(n,)``; the one after the last sample is the last sample.
-        weights: Of the sample after, ``(n,)``.
+        values: Samples, shape ``(h, w, K)``.
+        dim: Dimension along which to interpolate, 0 or 1.
+        before: Sample before each wanted one, shape ``(n,)``; the one after the last sample is the last sample.
+        weights: Weight of the sample after each wanted one, shape ``(n,)``.
     """
     shape = [-1 if axis == dim else 1 for axis in range(values.dim())]
     index = torch.from_numpy(before)

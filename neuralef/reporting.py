@@ -55,7 +55,7 @@ def paper_numbers(table: str | None = None) -> pd.DataFrame:
 
 
 def mean_and_spread(values: Sequence[float], *, sign: str = "") -> str:
-    """Fractions as percent, ``mean ± sample standard deviation``; a single value stands alone; ``sign`` as below."""
+    """Fractions as percent, ``mean ± sample standard deviation``, a single value alone; ``sign="+"`` shows its sign."""
     percent = 100 * np.asarray(values, dtype=float)
     mean = f"{percent.mean():{sign}z.1f}"
     return f"{mean} ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else mean
@@ -67,7 +67,7 @@ def method_title(method: str) -> str:
 
 
 def mean_and_interval(interval: Interval, *, sign: str = "") -> str:
-    """Fractions as percent, ``estimate (low to high)``; with ``sign="+"`` gains bear theirs."""
+    """Fractions as percent, ``estimate (low to high)``; ``sign="+"`` shows their signs."""
     estimate, low, high = (f"{100 * value:{sign}.1f}" for value in (interval.estimate, interval.low, interval.high))
     return f"{estimate} ({low} to {high})"
 
@@ -89,7 +89,7 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
         results: Rows of one dataset, backbone and K, any number of seeds.
 
     Returns:
-        Strings, ready to print.
+        Table of strings, ready to print.
 
     Raises:
         ValueError: If the rows mix datasets, backbones, numbers of clusters or settings.
@@ -112,7 +112,7 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_one_setting(results: pd.DataFrame) -> None:
-    """``ValueError`` if rows mix settings, or hold a method, matching and seed twice."""
+    """Raise ``ValueError`` if rows mix settings, or hold a method, matching and seed twice."""
     setting = [
         "dataset",
         "trained_on",
@@ -174,9 +174,9 @@ def write_report(profile: str, description: str, *, folder: Path | None = None) 
     """One self-contained page with every table and figure a profile has written.
 
     Args:
-        profile: Its name.
-        description: The line that says which dataset and backbone were really used.
-        folder: Results folder; default that of the profile.
+        profile: Name of the profile.
+        description: Line that says which dataset and backbone were really used.
+        folder: Results folder; default: that of the profile.
 
     Returns:
         ``<folder>/report/index.html``.

@@ -73,13 +73,13 @@ def append_rows(
     """Add rows to a CSV file; those whose key it already holds are left as they are.
 
     Args:
-        path: The file; created with its header if missing.
+        path: CSV file; created with its header if missing.
         rows: Mappings with exactly ``columns``.
         columns: Header of the file.
         key: Columns that identify a row.
 
     Returns:
-        How many rows were new.
+        Number of rows that were new.
 
     Raises:
         InputError: If the file has other columns, or cannot be written.

@@ -83,8 +83,9 @@ class GrownStore(FeatureStore):
     """More photographs than there are: the stored ones in random order, then again and again with noise.
 
     Attributes:
-        base: Stored photograph behind each, shape ``(images,)``.
-        noise: Added to the features of each round, shape ``(rounds, h, w, sum C)``, float32; the first is 0.
+        base: Position of the stored photograph behind each, shape ``(images,)``.
+        noise: Noise added to the features of each round, shape ``(rounds, h, w, sum C)``, float32; that of the first is
+            0.
     """
 
     base: np.ndarray
@@ -97,7 +98,7 @@ class GrownStore(FeatureStore):
         return super().levels(self.base[numbers], rows, columns) + torch.from_numpy(noise)
 
     def high(self, chosen: np.ndarray | slice) -> Tensor:
-        """Their high level, float32 ``(images, h, w, C)``."""
+        """The high level of some photographs, float32 ``(images, h, w, C)``."""
         numbers = np.arange(len(self))[chosen]
         noise = self.noise[..., -self.channels[-1] :][numbers // len(self.patches)]
         return super().high(self.base[numbers]) + torch.from_numpy(noise)
@@ -116,10 +117,10 @@ def grow(store: FeatureStore, images: int, *, noise: float = NOISE, seed: int = 
     graph's k.
 
     Args:
-        store: The photographs there are.
-        images: How many there shall be.
-        noise: Of the further rounds, over the standard deviation of each channel.
-        seed: Of order and noise.
+        store: Store of the photographs there are.
+        images: Number of photographs there shall be.
+        noise: Noise of the further rounds, over the standard deviation of each channel.
+        seed: Seed of order and noise.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(store))
@@ -144,7 +145,7 @@ class CountedKernel:
     """A kernel that counts its products with a vector, for a solver that does not tell.
 
     Args:
-        kernel: Symmetric, shape ``(N, N)``; kept in double precision, in which the solver wants it.
+        kernel: Symmetric kernel, shape ``(N, N)``; kept in double precision, in which the solver wants it.
     """
 
     def __init__(self, kernel: sp.csr_array):
@@ -171,9 +172,9 @@ def exact(content: dict[str, Any], images: int, config: Config, clusters: int) -
 
     Args:
         content: The stored photographs, from :func:`portable`.
-        images: Photographs to grow them to.
-        config: Kernel.
-        clusters: Eigenvectors.
+        images: Number of photographs to grow the stored ones to.
+        config: Hyper-parameters of the kernel.
+        clusters: Number of eigenvectors.
     """
     store = opened(content)
     grown = grow(store, images)
@@ -226,13 +227,13 @@ def measure_sizes(
     """Measure every size, the smallest first; a size that the file already holds is not measured again.
 
     Args:
-        store: Photographs to grow.
-        config: Kernel, psi and batches.
-        path: CSV file of :data:`COLUMNS`.
+        store: Store of the photographs to grow.
+        config: Hyper-parameters of kernel, psi and batches.
+        path: CSV file of :data:`COLUMNS` that keeps the rows.
         sizes: Numbers of patches; rounded to whole photographs, at least one.
-        clusters: Eigenvectors, and functions of psi.
-        sides: Which sides.
-        progress: Whether to show a bar.
+        clusters: Number of eigenvectors, and of functions of psi.
+        sides: Sides to measure, of :data:`SIDES`.
+        progress: Whether to show a progress bar.
 
     Returns:
         The rows of these sizes under these settings, on this machine, ascending.
@@ -301,11 +302,11 @@ def fit_power_law(sizes: np.ndarray, values: np.ndarray) -> PowerLaw:
     """Least squares on logarithms.
 
     Args:
-        sizes: At least two different ones, positive, shape ``(n,)``.
-        values: Positive, shape ``(n,)``; one that is not (nothing measurable) is left out.
+        sizes: Positive sizes, at least two of them different, shape ``(n,)``.
+        values: Positive values at the sizes, shape ``(n,)``; one that is not (nothing measurable) is left out.
 
     Returns:
-        NaN for both numbers where fewer than two sizes are left.
+        The fitted law; both of its numbers are NaN where fewer than two sizes are left.
     """
     used = np.asarray(values) > 0
     x, y = np.log(np.asarray(sizes, dtype=float)[used]), np.log(np.asarray(values, dtype=float)[used])

@@ -1,4 +1,4 @@
-"""Segmenter: photograph in, cluster map out, for every method (paper, 3.5, 3.6 and 4.1)."""
+"""Segmenter: image in, cluster map out, for every method (paper, 3.5, 3.6 and 4.1)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ def cluster_map(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Up-sample the logits of one image bilinearly to pixels and take the argmax; no up-sampled logits are kept.
 
     Args:
-        logits: Shape ``(h, w, K)``.
-        size: Pixels ``(H, W)``.
+        logits: Logits of the patches, shape ``(h, w, K)``.
+        size: Height and width of the map in pixels, ``(H, W)``.
 
     Returns:
         Cluster of every pixel, shape ``(H, W)``, uint16.
@@ -40,15 +40,16 @@ class Segmenter:
     """A frozen backbone and a fitted head.
 
     Attributes:
-        backbone: Gives patch features.
-        head: Turns them into cluster logits.
-        crop_size: Side of the square of the 320-crop protocol, and the shorter side photographs are resized to.
-        precision: Of the backbone.
-        sliding: Windows that whole photographs are cut into; ``None``: they are seen in one piece.
-        temperature: Divides the logits before every softmax (paper facts, section 4, item 10).
+        backbone: Backbone that gives patch features.
+        head: Head that turns patch features into cluster logits.
+        crop_size: Side of the square of the 320-crop protocol in pixels, and the length that the shorter side of a
+            whole image is resized to.
+        precision: Precision of the backbone.
+        sliding: Windows that whole images are cut into; ``None``: they are seen in one piece.
+        temperature: Divisor of the logits before every softmax (paper facts, section 4, item 10).
         crf: Whether a dense CRF follows, and which image it sees.
 
-    A head's guide serves photographs in one piece without a CRF; merged windows and the CRF have pixels of their own.
+    A head's guide serves images in one piece without a CRF; merged windows and the CRF have pixels of their own.
     """
 
     backbone: Backbone
@@ -63,10 +64,10 @@ class Segmenter:
         """Clusters of the central square, as the 320-crop protocol evaluates them.
 
         Args:
-            image: Shape ``(H, W, 3)``, uint8.
+            image: RGB image, shape ``(H, W, 3)``, uint8.
 
         Returns:
-            Shape ``(crop_size, crop_size)``, uint16.
+            Cluster of every pixel, shape ``(crop_size, crop_size)``, uint16.
         """
         square = crop_image(image, self.crop_size)
         if self.crf == "none":
@@ -75,16 +76,16 @@ class Segmenter:
         return dense_crf(logits.probabilities(), square, self.crf)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Clusters of a whole photograph at its own resolution.
+        """Clusters of a whole image at its own resolution.
 
-        In one piece, the photograph is resized so that its shorter side is ``crop_size``. Sides that are no multiple of
+        In one piece, the image is resized so that its shorter side is ``crop_size``. Sides that are no multiple of
         the patch are padded inside the backbone.
 
         Args:
-            image: Shape ``(H, W, 3)``, uint8.
+            image: RGB image, shape ``(H, W, 3)``, uint8.
 
         Returns:
-            Shape ``(H, W)``, uint16.
+            Cluster of every pixel, shape ``(H, W)``, uint16.
         """
         if self.sliding is None and self.crf == "none":
             return self._segment(_resized(image, self._whole(image)), image.shape[:2])
@@ -92,7 +93,7 @@ class Segmenter:
         return logits.clusters() if self.crf == "none" else dense_crf(logits.probabilities(), image, self.crf)
 
     def logits(self, image: np.ndarray) -> WindowLogits:
-        """What the clusters of a whole photograph ``(H, W, 3)`` derive from, before windows are merged."""
+        """What the clusters of a whole image ``(H, W, 3)`` derive from, before windows are merged."""
         return joint_logits([self], image)[0]
 
     def _whole(self, image: np.ndarray) -> tuple[int, int]:
@@ -119,7 +120,7 @@ class Segmenter:
 
     def _segment(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         logits = self.head.image_logits(*self._patches(image))[0]
-        # The grid covers the padding as well: up-sample over all of it, keep the photograph, then go to its size.
+        # The grid covers the padding as well: up-sample over all of it, keep the image, then go to its size.
         padded = self._padded(image)
         if self.head.guide:
             margins = [(0, whole - side) for whole, side in zip(padded, image.shape[:2], strict=True)]
@@ -135,7 +136,7 @@ class Segmenter:
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A photograph ``(H, W, 3)`` brought to ``size`` (antialiased bilinear)."""
+    """An image ``(H, W, 3)`` brought to ``size`` (antialiased bilinear)."""
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
@@ -144,7 +145,7 @@ def joint_logits(segmenters: Sequence[Segmenter], image: np.ndarray) -> list[Win
 
     Args:
         segmenters: Alike but for their heads and temperatures.
-        image: Photograph, uint8 ``(H, W, 3)``.
+        image: Whole image, uint8 ``(H, W, 3)``.
     """
     first, size = segmenters[0], image.shape[:2]
     if first.sliding is None:
@@ -180,9 +181,10 @@ def segment_store(
     """Cluster maps of the crops of a feature store, one image at a time; equal to :meth:`Segmenter.crop`.
 
     Args:
-        head: Gives logits.
-        store: Its features.
-        crop: From an image's id to its crop, uint8 ``(crop_size, crop_size, 3)``; only for heads with a guide.
+        head: Head that gives the logits.
+        store: Features of the images.
+        crop: Function from an image's id to its crop, uint8 ``(crop_size, crop_size, 3)``; called only for heads with a
+            guide.
 
     Yields:
         Image id, and clusters of shape ``(crop_size, crop_size)``, uint16.
@@ -207,8 +209,8 @@ def merged_maps(
     """Cluster maps of images whose windows have logits, after a dense CRF where one is asked for.
 
     Args:
-        pictures: Image id, its logits, and the image at the resolution of the result, uint8 ``(H, W, 3)``.
-        mode: Of the CRF, which runs in as many processes as there are processors.
+        pictures: Id of every image, its logits, and the image at the resolution of the result, uint8 ``(H, W, 3)``.
+        mode: Mode of the CRF, which runs in as many processes as there are processors.
 
     Yields:
         Image id and clusters, ``(H, W)``, uint16, in the order of ``pictures``.

@@ -97,10 +97,10 @@ class Processor:
     """What a roofline needs to know of a machine.
 
     Attributes:
-        name: As printed.
+        name: Name as it is printed.
         operations: Floating-point operations a second at the peak.
         bandwidth: Bytes a second between memory and processor.
-        memory: Bytes.
+        memory: Bytes of memory.
     """
 
     name: str
@@ -122,12 +122,12 @@ class Transformer:
     """What the cost of a vision transformer depends on.
 
     Attributes:
-        patch_size: Pixels.
-        channels: C.
-        depth: L, the blocks that run.
-        mlp_ratio: r.
-        prefix_tokens: Class and register tokens.
-        parameters: Of the whole network.
+        patch_size: Side of a patch in pixels.
+        channels: Number of channels, C.
+        depth: Number of blocks that run, L.
+        mlp_ratio: Hidden channels of a block's MLP over its own, r.
+        prefix_tokens: Number of class and register tokens.
+        parameters: Number of parameters of the whole network.
     """
 
     patch_size: int
@@ -147,7 +147,7 @@ def transformer_of(name: str) -> Transformer:
     """The sizes of a backbone, from its architecture alone: no weights are made or read.
 
     Args:
-        name: As for :func:`neuralef.backbones.build`.
+        name: Name of the backbone, as for :func:`neuralef.backbones.build`.
 
     Raises:
         InputError: If it is no vision transformer.
@@ -181,7 +181,7 @@ def backbone_cost(vit: Transformer, size: tuple[int, int], images: int, at_once:
     """The frozen backbone on images of ``size`` pixels, forward only, attention fused.
 
     Memory: of the images that pass together, the two levels kept, the residual stream, what a norm made of it, and the
-    hidden channels before and after their activation, ``(4 + 2 r) C`` for each token, and the pictures; then the three
+    hidden channels before and after their activation, ``(4 + 2 r) C`` for each token, and the images; then the three
     levels of all images, twice while they are joined. The weights are read for every pass.
     """
     T = vit.patches(size)
@@ -208,7 +208,7 @@ def sparse_kernel_cost(B: int, channels: int, neighbors: int) -> Cost:
 
 
 def dense_kernel_cost(B: int, channels: int) -> Cost:
-    """The same as whole matrices on a GPU.
+    """The kernel of Eq. 4 as whole matrices on a GPU.
 
     At the peak: similarities in half precision and both normalised graphs in single, 2 + 4 + 4 bytes a pair. On the way
     similarities are written, searched for their largest, scattered into a second matrix, symmetrised, scaled and
@@ -228,7 +228,7 @@ def sparse_objective_cost(B: int, K: int, neighbors: int) -> Cost:
 
 
 def dense_objective_cost(B: int, K: int) -> Cost:
-    """The same with dense kernels: both matrices of Eqs. 6 and 7 are products with them, forward and backward."""
+    """Eqs. 5 to 7 with dense kernels: both matrices of Eqs. 6 and 7 are products with them, forward and backward."""
     return Cost(8 * B**2 * K, 4 * SINGLE * B**2, 6 * SINGLE * B * K)
 
 
@@ -282,7 +282,7 @@ def maps_cost(patches: int, pixels: int, K: int) -> Cost:
 
 
 def dense_maps_cost(pixels: int, K: int) -> Cost:
-    """The same with all up-sampled logits at once, as on a GPU: written, then passed over by softmax and argmax."""
+    """:func:`maps_cost` with all up-sampled logits at once, as on a GPU: written, then read by softmax and argmax."""
     return Cost(8 * pixels * K, 5 * SINGLE * pixels * K, 2 * SINGLE * pixels * K)
 
 
@@ -304,11 +304,11 @@ def step_cost(vit: Transformer, crop: int, K: int, config: Config, *, dense: boo
     """One training step on random crops: backbone, kernel, psi and objective, everything that one step keeps counted.
 
     Args:
-        vit: The backbone.
-        crop: Pixels of a side.
-        K: Functions.
-        config: Batch, kernel and psi.
-        dense: Whole B x B matrices, as on a GPU; else the sparse kernel of this package.
+        vit: Sizes of the backbone.
+        crop: Side of the crops in pixels.
+        K: Number of functions.
+        config: Hyper-parameters of batch, kernel and psi.
+        dense: Whether the kernel is a whole B x B matrix, as on a GPU; else it is the sparse one of this package.
     """
     size = (crop, crop)
     B = config.batch_images * vit.patches(size)
@@ -354,11 +354,11 @@ class Shapes:
     """A small case to measure.
 
     Attributes:
-        backbone: Name; its weights are random, which costs the same.
-        crop: Pixels of a side, whole patches.
-        images: Of a batch.
-        clusters: K.
-        config: Kernel and psi.
+        backbone: Name of the backbone; its weights are random, which costs the same.
+        crop: Side of the crops in pixels, whole patches.
+        images: Number of images in a batch.
+        clusters: Number of clusters, K.
+        config: Hyper-parameters of kernel and psi.
     """
 
     backbone: str
@@ -369,12 +369,12 @@ class Shapes:
 
     @property
     def side(self) -> int:
-        """Patches of a side."""
+        """Number of patches along a side."""
         return self.crop // transformer_of(self.backbone).patch_size
 
     @property
     def batch(self) -> int:
-        """B."""
+        """Number of patches in a batch, B."""
         return self.images * self.side**2
 
     def predicted(self, stage: Stage) -> Cost:
@@ -397,10 +397,10 @@ def measured(
     """Every stage once for its memory and then for its time, in a process of its own, beside the formulas.
 
     Args:
-        shapes: The case.
-        processor: Gives the predicted seconds.
-        stages: Which of them.
-        repeats: Timed calls, of which the best counts.
+        shapes: Case to measure.
+        processor: Processor that gives the predicted seconds.
+        stages: Stages to measure.
+        repeats: Number of timed calls, of which the best counts.
 
     Returns:
         One row a stage: predicted and measured seconds and megabytes, and predicted over measured of both.
@@ -513,10 +513,10 @@ def load_compiled_loops() -> None:
 
 _NO_CHANGE = ("pixel_weight=0.3", "orthogonality_weight=0.08")
 EPOCHS = {"ade20k": 20, "imagenet": 5}
-"""Where the paper does not train for the configuration's 40 epochs (4.1)."""
+"""Epochs of the paper where they are not the configuration's 40 (4.1)."""
 
 IMAGENET_CROP = 512
-"""Pixels; the paper is silent, this is what the official ``config.yml`` has."""
+"""Side of ImageNet's training crops in pixels, from the official ``config.yml``; the paper is silent."""
 
 PHOTOGRAPHS = {"pascal_context": (375, 500), "cityscapes": (1024, 2048), "ade20k": (512, 683)}
 """Pixels ``(H, W)`` of a typical photograph, which the sliding windows cover."""
@@ -527,14 +527,14 @@ class PaperRun:
     """One set-up whose numbers the paper prints: a training, or none, and the evaluation of methods that share it.
 
     Attributes:
-        table: Of the paper.
-        dataset: Evaluated.
-        photographs: Trained on: ``pascal_context``, ``cityscapes``, ``ade20k`` or ``imagenet``.
-        protocol: ``crop320`` or ``sliding``.
-        backbone: Name.
-        clusters: K.
+        table: Number of the table in the paper.
+        dataset: Dataset that is evaluated.
+        photographs: Photographs that are trained on: ``pascal_context``, ``cityscapes``, ``ade20k`` or ``imagenet``.
+        protocol: Protocol of evaluation, ``crop320`` or ``sliding``.
+        backbone: Name of the backbone.
+        clusters: Number of clusters, K.
         setting: Hyper-parameter that differs, ``field=value``, or empty.
-        methods: Evaluated.
+        methods: Methods that are evaluated.
     """
 
     table: str
@@ -590,13 +590,13 @@ def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cos
     """Every stage of one run on a GPU with dense kernels.
 
     Args:
-        run: The run.
-        config: The paper's; its batch is not looked at.
-        batch_images: Images of a batch.
+        run: Run of the paper.
+        config: The paper's hyper-parameters; their batch is not read.
+        batch_images: Number of images in a batch.
 
     Returns:
-        ``step``, ``training``, ``clustering`` (K-means with the features it reads, where a method needs it) and
-        ``evaluation``; psi is part of both for the methods that need it.
+        Costs by stage: ``step``, ``training``, ``clustering`` (K-means with the features it reads, where a method needs
+        it) and ``evaluation``; psi is part of both for the methods that need it.
     """
     vit = transformer_of(run.backbone)
     train, val = _split_sizes(_any_name(run.photographs))["train"], _split_sizes(run.dataset)["val"]
@@ -644,14 +644,15 @@ def paper_table(processor: Processor, config: Config, *, reached: float) -> pd.D
     A batch is the configuration's, halved where its step does not fit, as the paper does.
 
     Args:
-        processor: With its peak rates.
-        config: The paper's.
+        processor: Processor with its peak rates.
+        config: The paper's hyper-parameters.
         reached: Share of the roofline that real programs reach, 0 to 1.
 
     Returns:
         One row a run, in the order of the tables: identity, ``batch_images``, ``patches`` of a batch, ``step_s``, hours
-        of ``training``, ``clustering`` and ``evaluation``, ``full_batch_gb`` and ``peak_gb`` of a step,
-        ``fits`` and ``store_gb``, the feature store that K-means reads.
+        ``training_h``, ``clustering_h`` and ``evaluation_h``, ``full_batch_gb`` and ``peak_gb`` of a step (of the
+        clustering where nothing is trained), ``fits``, ``store_gb``, the feature store that K-means reads, and
+        ``training``, what identifies the training.
 
     Raises:
         InputError: If ``reached`` is no share.

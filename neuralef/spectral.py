@@ -34,8 +34,8 @@ def principal_eigenvectors(kernel: sp.csr_array | np.ndarray, num_eigenvectors: 
     """The largest eigenvalues of a symmetric kernel and their eigenvectors, by Lanczos iteration.
 
     Args:
-        kernel: Symmetric, shape ``(N, N)``, sparse or dense.
-        num_eigenvectors: How many, below N.
+        kernel: Symmetric kernel, shape ``(N, N)``, sparse or dense.
+        num_eigenvectors: Number of eigenvectors, below N.
 
     Returns:
         Eigenvalues, descending, shape ``(num_eigenvectors,)``, and orthonormal eigenvectors as columns, shape
@@ -99,7 +99,7 @@ def spectral_clustering(kernel: sp.csr_array, num_clusters: int, *, seed: int) -
     Args:
         kernel: Normalised adjacency or Eq. 4's kernel, shape ``(N, N)``.
         num_clusters: Number of parts and of eigenvectors.
-        seed: Of K-means.
+        seed: Seed of K-means.
 
     Returns:
         Part of each node, shape ``(N,)``, int64.
@@ -123,11 +123,11 @@ class LandmarkEigenvectors:
     graph's two directions that is the one the patch itself chooses: a new patch is nobody's neighbour.
 
     Attributes:
-        features: Landmarks, unit length, shape ``(L, C)``, float32.
-        eigenvalues: Descending and positive, shape ``(K,)``, float64.
-        eigenvectors: Orthonormal columns, shape ``(L, K)``, float64.
+        features: Features of the landmarks, of unit length, shape ``(L, C)``, float32.
+        eigenvalues: Eigenvalues, descending and positive, shape ``(K,)``, float64.
+        eigenvectors: Eigenvectors as orthonormal columns, shape ``(L, K)``, float64.
         degrees: Row sums of the landmarks' symmetrised graph, shape ``(L,)``, float64.
-        neighbors: Nearest landmarks that a new patch is linked to.
+        neighbors: Number of nearest landmarks that a new patch is linked to.
     """
 
     features: Tensor
@@ -148,7 +148,7 @@ class LandmarkEigenvectors:
             affinity: Rows of the graph before normalisation, non-negative, shape ``(M, L)``.
 
         Returns:
-            Shape ``(M, K)``, float64; zeros for a patch without affinities.
+            Eigenfunctions of the patches, shape ``(M, K)``, float64; zeros for a patch without affinities.
 
         Raises:
             ValueError: If the rows are not over these landmarks.
@@ -182,9 +182,9 @@ def landmark_eigenvectors(features: Tensor, num_eigenvectors: int, *, neighbors:
     """Principal eigenvectors of the normalised k-nearest-neighbour graph (Eq. 2) over landmark patches.
 
     Args:
-        features: Shape ``(L, C)``, any scale.
-        num_eigenvectors: How many, below L.
-        neighbors: The graph's k, and the landmarks a new patch is linked to.
+        features: Features of the landmarks, shape ``(L, C)``, of any scale.
+        num_eigenvectors: Number of eigenvectors, below L.
+        neighbors: Number of neighbours in the graph, its k, and of landmarks that a new patch is linked to.
 
     Raises:
         InputError: If the landmarks are too few for that, or an eigenvalue is not positive.
@@ -207,5 +207,5 @@ def landmark_eigenvectors(features: Tensor, num_eigenvectors: int, *, neighbors:
 
 
 def _inverse_root(degrees: np.ndarray) -> np.ndarray:
-    """Of positive degrees; 0 for a node without neighbours."""
+    """One over the square root of positive degrees; 0 for a node without neighbours."""
     return np.divide(1.0, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)

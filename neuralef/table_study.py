@@ -47,9 +47,9 @@ class Line:
     """A set-up of a table as a profile runs it.
 
     Attributes:
-        spec: In the paper's names.
-        experiment: With the first seed; ``None`` where it cannot be run.
-        reason: Why it cannot.
+        spec: Set-up in the paper's names.
+        experiment: Experiment with the first seed; ``None`` where it cannot be run.
+        reason: Why the experiment cannot be run, or empty.
     """
 
     spec: Spec
@@ -84,8 +84,8 @@ class TableStudy:
         """One set-up as it is run here.
 
         Args:
-            spec: In the paper's names.
-            scaled: Whether its K is the paper's, to be scaled to the profile's, or already the one to run.
+            spec: Set-up in the paper's names.
+            scaled: Whether the set-up's K is the paper's, to be scaled to the profile's, or already the one to run.
         """
         data, source = self._sources(spec)
         chosen = self._backbone(spec.backbone)
@@ -142,13 +142,13 @@ class TableStudy:
 
         Returns:
             One row for each set-up, method, matching and seed: the columns of :class:`neuralef.findings.Setting` in the
-            paper's names (``clusters`` as run), ``seed``, ``accuracy`` and ``mean_iou`` as fractions, ``here``, and
-            ``experiment_id``.
+            paper's names (``clusters`` as run), ``matching``, ``here``, ``experiment_id``, ``seed``, and ``accuracy``
+            and ``mean_iou`` as fractions.
         """
         return self.run_lines(self.lines(table), out)
 
     def run_lines(self, lines: Sequence[Line], out: Path) -> pd.DataFrame:
-        """The same for some set-ups alone."""
+        """:meth:`run` for some set-ups alone."""
         wanted = [row for line in lines if line.experiment for row in self._run(line, out)]
         columns = [*IDENTITY, "matching", "here", "experiment_id"]
         if not wanted:
@@ -193,9 +193,10 @@ class TableStudy:
         """What a qualitative figure shows of some photographs, for the first seed.
 
         Args:
-            line: A set-up.
-            tables: Its :meth:`image_tables`: clusters are matched over all of ``val``, by its first matching.
-            image_ids: Of ``val``.
+            line: Set-up to show.
+            tables: Counts of the set-up, from :meth:`image_tables`: clusters are matched over all of ``val``, by its
+                first matching.
+            image_ids: Ids of images of ``val``.
 
         Yields:
             ``photograph`` as the protocol evaluates it, uint8 ``(H, W, 3)``; by method the class of every pixel,
@@ -222,12 +223,13 @@ class TableStudy:
         """The paper's numbers and ours, set-up by set-up.
 
         Args:
-            table: Which.
-            numbers: From :meth:`run`.
+            table: Table of the paper.
+            numbers: Numbers of ours, from :meth:`run`.
 
         Returns:
-            Strings, ready to print: what tells rows apart, ``paper Acc`` and ``paper mIoU`` (where the paper prints
-            any), ``here Acc`` and ``here mIoU`` (mean ± spread over seeds), ``seeds`` and ``here``, what was run.
+            Table of strings, ready to print: what tells rows apart, ``paper Acc`` and ``paper mIoU`` (where the paper
+            prints any), ``here Acc`` and ``here mIoU`` (mean ± spread over seeds), ``seeds`` and ``here``, what was
+            run.
         """
         rows = list(table.rows)
         paper, ours = (dict(list(frame.groupby(rows, sort=False))) for frame in (published(table), numbers))
@@ -261,9 +263,9 @@ class TableStudy:
         """Every finding of a table, put to the paper's numbers and to ours.
 
         Returns:
-            Strings: ``table``, its name; ``finding``; ``paper`` and ``here``, each ``holds``, ``does not hold``,
-            ``within seed noise`` or ``not run``; ``paper's differences`` and ``differences here``, smallest and
-            largest; ``seeds``.
+            Table of strings: ``table``, its name; ``finding``; ``paper`` and ``here``, each ``holds``,
+            ``does not hold``, ``within seed noise`` or ``not run``; ``paper's differences`` and ``differences here``,
+            smallest and largest; ``seeds``.
         """
         rows = []
         for finding in table.findings:
@@ -272,7 +274,7 @@ class TableStudy:
         return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
 
     def caption(self, table: Table) -> str:
-        """What stands under a table: what it is, how it was matched and scored, what the numbers are of."""
+        """Caption of a table: what it is, how it was matched and scored, what the numbers are of."""
         spec, config = table.specs[0], self.profile.config
         crf = "none" if spec.protocol == "sliding" else config.crf
         rule = f"matching {spec.matchings[0]}" if len(spec.matchings) == 1 else "matching as named in each row"
@@ -319,7 +321,7 @@ class TableStudy:
         return data, source[0] if source else {}
 
     def _roles(self, spec: Spec) -> tuple[str, ...]:
-        """The same in the paper's names."""
+        """Names in the paper of the dataset evaluated and, where it is another, of the one trained on."""
         source = self.setup.transfer.get(spec.dataset, spec.trained_on) if spec.trained_on else ""
         return (spec.dataset, source) if source else (spec.dataset,)
 
@@ -417,10 +419,10 @@ def changes(table: Table, numbers: pd.DataFrame, metric: str = "mean_iou", *, al
     """How a score changes with what a table varies: every run minus the same run at one value that both sides have.
 
     Args:
-        table: Which; methods of others are left out.
-        numbers: Ours, from :meth:`TableStudy.run`.
-        metric: ``accuracy`` or ``mean_iou``.
-        along: What changes, of the table's ``rows``; default: the last of them.
+        table: Table of the paper; methods of others are left out.
+        numbers: Numbers of ours, from :meth:`TableStudy.run`.
+        metric: Score to take, ``accuracy`` or ``mean_iou``.
+        along: Column that changes, of the table's ``rows``; default: the last of them.
 
     Returns:
         Columns ``panel`` (whatever else tells rows apart), ``value`` (in order), ``source`` (``paper`` or ``here``),
@@ -450,10 +452,10 @@ def image_accuracies(counts: np.ndarray, matching: Matching = "max_iou") -> np.n
 
     Args:
         counts: Pixels of every image by cluster and class, shape ``(N, K, C)``.
-        matching: Of clusters to classes.
+        matching: Matching of clusters to classes.
 
     Returns:
-        Shape ``(N,)``, fractions; NaN for an image without a labelled pixel.
+        Accuracy of every image, shape ``(N,)``, fractions; NaN for an image without a labelled pixel.
     """
     classes = MATCHINGS[matching](counts.sum(axis=0, dtype=np.int64))
     right, pixels = counts[:, np.arange(len(classes)), classes].sum(axis=1), counts.sum(axis=(1, 2))
@@ -465,10 +467,10 @@ class Agreement:
     """How often clusters meet the same class most in two sets of images.
 
     Attributes:
-        share: Of the clusters that have labelled pixels in both sets, those with the same class.
-        clusters: How many have.
+        share: Share of clusters with the same class, among those that have labelled pixels in both sets.
+        clusters: Number of clusters that have labelled pixels in both sets.
         chance: Mean share when the clusters of one set are shuffled, which frequent classes keep above 0.
-        bound: What the share stays at or below in 95 % of the shuffles.
+        bound: Share that 95 % of the shuffles do not exceed.
     """
 
     share: float
@@ -486,10 +488,10 @@ def favourite_agreement(first: np.ndarray, second: np.ndarray, *, draws: int, se
     """Compare the class that each cluster meets most in one set of images with that in another, by a permutation test.
 
     Args:
-        first: Pixels by cluster and class, shape ``(K, C)``.
-        second: Of the same clusters in the other set.
-        draws: Shuffles.
-        seed: Of them.
+        first: Pixels by cluster and class in one set, shape ``(K, C)``.
+        second: Pixels by cluster and class in the other set, shape ``(K, C)``.
+        draws: Number of shuffles.
+        seed: Seed of the shuffles.
     """
     used = np.flatnonzero((first.sum(axis=1) > 0) & (second.sum(axis=1) > 0))
     one, other = first[used].argmax(axis=1), second[used].argmax(axis=1)

@@ -31,14 +31,14 @@ class Spec:
     """One set-up whose runs give numbers of a table.
 
     Attributes:
-        dataset: Evaluated on, name of ``paper.csv``.
-        methods: Of :data:`neuralef.methods.REGISTRY`.
-        protocol: Of evaluation.
-        backbone: Name for :func:`neuralef.backbones.build`.
-        clusters: The paper's K, or ``classes`` for as many as the dataset has.
+        dataset: Dataset that is evaluated, by its name in ``paper.csv``.
+        methods: Methods to run, of :data:`neuralef.methods.REGISTRY`.
+        protocol: Protocol of evaluation.
+        backbone: Name of the backbone, for :func:`neuralef.backbones.build`.
+        clusters: Number of clusters, the paper's K, or ``classes`` for as many as the dataset has.
         changes: Hyper-parameters that differ from the profile's.
-        trained_on: Dataset of the training where it is another one.
-        matchings: Clusters to classes; the first but for tables that compare several.
+        trained_on: Dataset of the training where it is another one, else empty.
+        matchings: Matchings of clusters to classes; one but for tables that compare several.
     """
 
     dataset: str
@@ -51,7 +51,7 @@ class Spec:
     matchings: tuple[Matching, ...] = ("max_iou",)
 
     def varied(self, name: str, value: Any) -> "Spec":
-        """The same with another backbone or K, or with another value of a hyper-parameter."""
+        """This set-up with another backbone or K, or with another value of a hyper-parameter."""
         if name in ("backbone", "clusters"):
             return replace(self, **{name: value})
         return replace(self, changes={**self.changes, name: value})
@@ -69,15 +69,15 @@ class Table:
     """One table of the paper.
 
     Attributes:
-        number: As printed; ``4.4`` is the study of that section.
-        title: What it shows.
-        specs: Its set-ups, what it varies left at its default.
+        number: Number as printed; ``4.4`` is the study of that section.
+        title: What the table shows, in a few words.
+        specs: Set-ups of the table, what it varies left at its default.
         rows: Columns of ``paper.csv`` that tell its rows apart.
-        varies: ``backbone``, ``clusters`` or a hyper-parameter, tried at several values; empty for none.
-        values: The paper's.
+        varies: What the table varies: ``backbone``, ``clusters`` or a hyper-parameter; empty for nothing.
+        values: Values that the paper tries.
         references: Other tables whose numbers stand in this one as well, where a set-up of this one gives them.
-        findings: What it is said to show.
-        note: What a reader must know besides.
+        findings: Findings that the table is said to show.
+        note: Remark that a reader needs besides.
         notebooks: Numbers of the notebooks that run it, or read what it reads.
     """
 
@@ -94,7 +94,7 @@ class Table:
 
     @property
     def name(self) -> str:
-        """As sentences call it: ``Table 5``, ``Section 4.4``."""
+        """Name in sentences: ``Table 5``, ``Section 4.4``."""
         return f"{'Section' if '.' in self.number else 'Table'} {self.number}"
 
     def lines(self, values: tuple[Any, ...] | None = None) -> tuple[Spec, ...]:

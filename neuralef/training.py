@@ -54,7 +54,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Training:
-    """A finished run: psi in evaluation mode, one :class:`Step` for each optimisation step, seconds it all took."""
+    """A finished run: psi in evaluation mode, one :class:`Step` for each step, and the seconds it took."""
 
     psi: Eigenfunctions
     history: tuple[Step, ...]
@@ -66,16 +66,17 @@ class Batch:
     """What one optimisation step works on; a function of seed and step.
 
     Attributes:
-        step: From 0.
-        epoch: From 0.
-        images: Positions in the store, ascending, shape ``(images,)``.
+        step: Number of the step, from 0.
+        epoch: Number of the epoch, from 0.
+        images: Positions of the images in the store, ascending, shape ``(images,)``.
         rows: Rows of the patch grid that are read.
-        columns: Columns that are read.
-        levels: All levels of those patches, shape ``(images, h, w, sum C)``.
-        kappa: Their kernel, shape ``(B, B)`` with ``B = images * h * w``, or the kept among them.
+        columns: Columns of the patch grid that are read.
+        levels: All levels of the patches that are read, shape ``(images, h, w, sum C)``.
+        kappa: Kernel over the patches that are read, shape ``(B, B)`` with ``B = images * h * w``, or over the kept
+            among them.
         kept: Patches that take part, bool ``(images, h, w)``; ``None``: all.
-        temperature: Of the Gumbel-Softmax.
-        learning_rate: Of Adam.
+        temperature: Temperature of the Gumbel-Softmax.
+        learning_rate: Learning rate of Adam.
         noise: Source of the Gumbel noise.
     """
 
@@ -142,14 +143,14 @@ def train(
 
     Args:
         store: Features and patch colours of the training images.
-        config: Kernel, psi, quantisation, objective and schedule.
-        num_eigenfunctions: The paper's K.
-        seed: Determines initial weights, batches and Gumbel noise.
-        folder: Where checkpoints are kept; an interrupted run that finds its own there continues from it.
-        checkpoint_every: Steps between checkpoints.
-        progress: Whether to show a bar.
-        augmented: Gives the patches of every batch in place of the store, which then says which images there are and
-            how their channels are standardised.
+        config: Hyper-parameters of kernel, psi, quantisation, objective and schedule.
+        num_eigenfunctions: Number of eigenfunctions, the paper's K.
+        seed: Seed of initial weights, batches and Gumbel noise.
+        folder: Folder of the checkpoints; an interrupted run that finds its own there continues from it.
+        checkpoint_every: Number of steps between checkpoints.
+        progress: Whether to show a progress bar.
+        augmented: Source of the patches of every batch in place of the store, which then says which images there are
+            and how their channels are standardised.
 
     Raises:
         InputError: If K or the number of neighbours exceeds what the patches of a batch allow, or random crops are
@@ -188,15 +189,16 @@ def run_steps(
     """Take the steps that a checkpoint does not already hold.
 
     Args:
-        network: What is trained; its weights are changed.
-        optimizer: Of its parameters.
-        take_step: Called with ``step=0 .. total - 1``; must change ``network`` as a function of the step alone.
+        network: Network that is trained; its weights are changed.
+        optimizer: Optimizer of the network's parameters.
+        take_step: Function that takes a step, called with ``step=0 .. total - 1``; must change ``network`` as a
+            function of the step alone.
         total: Number of steps.
-        description: Of the bar.
-        step_type: What ``take_step`` returns.
-        folder: Where checkpoints are kept, or ``None``.
-        checkpoint_every: Steps between checkpoints.
-        progress: Whether to show a bar.
+        description: Label of the progress bar.
+        step_type: Class of what ``take_step`` returns.
+        folder: Folder of the checkpoints; ``None``: none are kept.
+        checkpoint_every: Number of steps between checkpoints.
+        progress: Whether to show a progress bar.
 
     Returns:
         All steps, and the seconds they took.
@@ -276,7 +278,7 @@ def _train_step(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Of all parameters."""
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
@@ -308,13 +310,13 @@ def optimise(
     """One step on one batch: psi, Gumbel-Softmax and L2 batch norm (3.5), objective (Eq. 5), Adam.
 
     Args:
-        psi: In training mode; its weights are changed.
-        optimizer: Of psi's parameters.
+        psi: psi in training mode; its weights are changed.
+        optimizer: Optimizer of psi's parameters.
         levels: All levels of the batch, shape ``(images, h, w, sum C)``.
-        kappa: Its kernel, shape ``(B, B)``, over the B patches that take part.
-        config: Quantisation, objective and precision.
-        temperature: Of the Gumbel-Softmax.
-        noise: Source of its noise.
+        kappa: Kernel over the B patches that take part, shape ``(B, B)``.
+        config: Hyper-parameters of quantisation, objective and precision.
+        temperature: Temperature of the Gumbel-Softmax.
+        noise: Source of the Gumbel noise.
         kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. psi reads the others as tokens.
     """
     with autocast(config.precision):
@@ -336,11 +338,11 @@ def objective_of(
     """From psi's logits to Eq. 5: Gumbel-Softmax, L2 batch norm (3.5), objective.
 
     Args:
-        logits: Shape ``(images, T, K)``.
-        kappa: Shape ``(B, B)`` with ``B = images * T``, or the kept among them.
-        config: Quantisation and objective.
-        temperature: Of the Gumbel-Softmax.
-        noise: Source of its noise.
+        logits: Logits of psi, shape ``(images, T, K)``.
+        kappa: Kernel over the patches, shape ``(B, B)`` with ``B = images * T``, or over the kept among them.
+        config: Hyper-parameters of quantisation and objective.
+        temperature: Temperature of the Gumbel-Softmax.
+        noise: Source of the Gumbel noise.
         kept: Patches that take part, bool of ``images * T`` entries; ``None``: all.
     """
     values = logits.float().flatten(0, 1)  # (B, K)
@@ -369,7 +371,7 @@ def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def check_sizes(store: FeatureStore, config: Config, num_eigenfunctions: int) -> None:
-    """``InputError`` if a batch has fewer patches than K, or none at all."""
+    """Raise ``InputError`` if a batch has fewer patches than K, or none at all."""
     if config.patch_stride > min(store.grid):
         raise InputError(f"patch_stride is {config.patch_stride}, but an image has {store.grid} patches; lower it")
     patches = min(config.batch_images, len(store)) * math.prod(side // config.patch_stride for side in store.grid)

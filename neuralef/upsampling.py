@@ -1,4 +1,4 @@
-r"""From patch logits to pixels with the photograph as a guide: joint bilateral up-sampling.
+r"""From patch logits to pixels with the image as a guide: joint bilateral up-sampling.
 
 A pixel takes the mean of the cluster probabilities of the patches around it, weighted by how near they are and by how
 like the pixel's colour theirs is,
@@ -22,21 +22,21 @@ from torch import Tensor
 from neuralef.features import to_tensor
 
 LEAST_WEIGHT = 1e-12
-"""Added to the weight of every patch in reach: where none is like the pixel, all count alike."""
+"""Amount added to the weight of every patch in reach: where none is like the pixel, all count alike."""
 
 LEAST_LEAD = 1e-12
-"""Of the best cluster over the second: logits that are all equal are not divided by 0."""
+"""Least lead of the best cluster over the second, so that logits that are all equal are not divided by 0."""
 
 
 @dataclass(frozen=True)
 class Guide:
-    """How strongly the photograph guides.
+    """How strongly the image guides.
 
     Attributes:
         patches: Spread in space, sigma_s, in patches of the logits' grid.
         colour: Spread in colour, sigma_c, of channels in [0, 1].
-        sharpness: The logits are divided by the median lead of an image's best cluster over its second, and multiplied
-            by this, before they become probabilities; so their scale does not matter.
+        sharpness: Factor of the logits before they become probabilities; the logits are first divided by the median
+            lead of an image's best cluster over its second, so that their scale does not matter.
     """
 
     patches: float = 1.5
@@ -45,7 +45,7 @@ class Guide:
 
     @property
     def reach(self) -> int:
-        """Patches looked at in each direction."""
+        """Number of patches looked at in each direction."""
         return int(np.ceil(2.5 * self.patches))
 
 
@@ -55,12 +55,12 @@ def guided_map(logits: Tensor, image: np.ndarray, guide: Guide) -> np.ndarray:
     Only clusters that some patch of the image likes best take part.
 
     Args:
-        logits: Shape ``(h, w, K)``.
-        image: What the grid covers, uint8 ``(H, W, 3)``.
-        guide: Spreads.
+        logits: Logits of the patches, shape ``(h, w, K)``.
+        image: RGB image that the grid covers, shape ``(H, W, 3)``, uint8.
+        guide: Spreads and sharpness.
 
     Returns:
-        Shape ``(H, W)``, uint16.
+        Cluster of every pixel, shape ``(H, W)``, uint16.
     """
     best = logits.flatten(0, 1).topk(min(2, logits.shape[-1]), dim=1).values
     lead = (best[:, 0] - best[:, -1]).median().clamp_min(LEAST_LEAD)

@@ -45,7 +45,7 @@ def load(name: str, *, root: str | Path | None = None, **options: object) -> Dat
         **options: For ``synthetic_scenes`` its constructor's ``train``, ``val``, ``size`` and ``seed``; else none.
 
     Returns:
-        The dataset.
+        The opened dataset.
 
     Raises:
         InputError: If the name or an option is unknown, or the dataset is neither prepared nor downloaded.
@@ -97,7 +97,7 @@ def prepare(
         root: Data root, by default that of :func:`neuralef.paths.data_root`.
 
     Returns:
-        The dataset.
+        The prepared dataset.
 
     Raises:
         InputError: If the name is unknown, the download fails, or the archive or its content is damaged; a damaged

@@ -22,7 +22,7 @@ class ADE20K(FileDataset):
     Stored label 0 is everything outside the 150 classes and is ignored; class ``i`` is stored as ``i + 1``.
 
     Args:
-        folder: Holds ``ADEChallengeData2016/``, or is it.
+        folder: Folder ``ADEChallengeData2016``, or the one that holds it.
 
     Raises:
         InputError: If the layout is not there.

@@ -44,11 +44,11 @@ def download(url: str, target: Path, *, then: str, sha256: str | None = None, md
     """Fetch ``url`` into the file ``target``, which appears only when it is whole and verified.
 
     Args:
-        url: Where from.
+        url: Address to download from.
         target: File to write; its folder is created.
         then: Command to run once the file is in place; named in the message when fetching fails.
-        sha256: Expected digest, where one is published.
-        md5: The same for sets that publish nothing better.
+        sha256: Expected SHA-256 digest, where one is published.
+        md5: Expected MD5 digest, for sets that publish nothing better.
 
     Returns:
         ``target``.
@@ -116,7 +116,7 @@ def unpack(archives: Path | Sequence[Path], target: Path) -> Path:
     failure nothing stays. Processes that might unpack to the same place need a lock around the call.
 
     Args:
-        archives: The file or files; where two hold a file of the same name, the later one's stays.
+        archives: Archive or archives; where two hold a file of the same name, the later one's stays.
         target: Folder to create; must not exist.
 
     Returns:

@@ -18,7 +18,7 @@ IGNORE_LABEL = 255
 
 @dataclass(frozen=True)
 class SemanticClass:
-    """One class of a benchmark; ``colour`` is its RGB in figures, 0..255."""
+    """One class of a benchmark; ``colour`` is the RGB colour, 0..255, that figures draw it in."""
 
     name: str
     colour: tuple[int, int, int]
@@ -29,7 +29,7 @@ class Dataset(ABC):
 
     Attributes:
         name: Registry name, as the command line takes it.
-        classes: In label order: ``classes[i]`` is what label value ``i`` means.
+        classes: Classes in label order: ``classes[i]`` is what label value ``i`` means.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits, ``("train", "val")`` in every dataset here."""
+        """Names of the splits, such as ``("train", "val")``."""
 
     @abstractmethod
     def ids(self, split: str) -> list[str]:
@@ -50,7 +50,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def image(self, image_id: str) -> np.ndarray:
-        """The photograph, shape ``(H, W, 3)``, uint8 RGB.
+        """The image, shape ``(H, W, 3)``, uint8 RGB.
 
         Raises:
             InputError: If the file is missing or cannot be decoded whole.
@@ -71,7 +71,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def label_fingerprint(self, split: str) -> str:
-        """The same for the labels; apart, so that no training result can depend on a label."""
+        """Hex digest of the labels of the split, kept apart so that no training result can depend on a label."""
 
     def check_label(self, image_id: str, label: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
         """Validate one label map against the classes and the ``(H, W)`` of its image, and return it as uint8."""
@@ -101,8 +101,8 @@ class FileDataset(Dataset):
     """A dataset that keeps every image and every label in a file of its own.
 
     Args:
-        root: Folder that holds all of them; fingerprints name files relative to it.
-        files: For every split its images, by id. An id belongs to one split only.
+        root: Folder that holds all files; fingerprints name them relative to it.
+        files: Files of the images of every split, by id. An id belongs to one split only.
 
     Raises:
         InputError: If two splits share an id.
@@ -157,7 +157,7 @@ class FileDataset(Dataset):
         """
 
     def image(self, image_id: str) -> np.ndarray:
-        """The photograph, shape ``(H, W, 3)``, uint8 RGB."""
+        """The image, shape ``(H, W, 3)``, uint8 RGB."""
         return read_image(self._files_of(image_id).image)
 
     def label(self, image_id: str) -> np.ndarray:
@@ -178,7 +178,7 @@ class FileDataset(Dataset):
         return self._digest("image", split)
 
     def label_fingerprint(self, split: str) -> str:
-        """The same for the labels that there are."""
+        """Hex digest over ids, names and bytes of the labels that the split has, computed once per instance."""
         return self._digest("label", split)
 
     def _digest(self, kind: str, split: str) -> str:
@@ -217,12 +217,12 @@ def translate(stored: np.ndarray, meaning: Mapping[int, int], path: Path) -> np.
     """Replace the values of a label file by class ids.
 
     Args:
-        stored: Integers, shape ``(H, W)``.
+        stored: Stored label values, integers of shape ``(H, W)``.
         meaning: Class id, or ``IGNORE_LABEL``, of every value that may occur.
-        path: The file, for the message.
+        path: File that the values come from, for the error message.
 
     Returns:
-        Shape ``(H, W)``, uint8.
+        Class id of every pixel, shape ``(H, W)``, uint8.
 
     Raises:
         InputError: If a value has no meaning.

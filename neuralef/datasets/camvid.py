@@ -23,7 +23,7 @@ class CamVid(FileDataset):
     ``test.txt`` is.
 
     Args:
-        folder: Is the ``CamVid`` folder, or holds it at most two levels below, as the unpacked repository does.
+        folder: Folder ``CamVid``, or one that holds it at most two levels below, as the unpacked repository does.
 
     Raises:
         InputError: If the layout is not there or a list is ill-formed.

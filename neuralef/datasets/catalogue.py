@@ -20,9 +20,9 @@ class Source:
     """One file a dataset is made from.
 
     Attributes:
-        files: Names under which it counts as downloaded in the data root; a download takes the first.
-        url: Where :func:`neuralef.datasets.prepare` downloads it; None where that needs a login.
-        page: Where a user logs in and finds it, for those without ``url``.
+        files: File names under which the file counts as downloaded in the data root; a download takes the first.
+        url: Address that :func:`neuralef.datasets.prepare` downloads the file from; None where that needs a login.
+        page: Page where a user logs in and finds the file, for those without ``url``.
         md5: Digest of the download, where one is known.
     """
 
@@ -52,15 +52,15 @@ class DatasetInfo:
     """What is known of a dataset without opening it.
 
     Attributes:
-        name: As :func:`neuralef.datasets.load` and the command line take it.
-        title: What it shows, in a few words.
-        classes: Number of classes, 0 if it is unlabelled; None where the dataset says.
-        split_sizes: Published number of images per split; empty where the dataset says.
-        licence: Terms, as published.
-        reader: What reads its folder under the data root; None if it has none there.
-        sources: The files it is made from; empty if there is nothing to download.
-        shared_folder: Folder under the data root, where other names read the same files; else that of its own name.
-        note: What else a user should know.
+        name: Name that :func:`neuralef.datasets.load` and the command line take.
+        title: Content of the dataset in a few words.
+        classes: Number of classes, 0 for an unlabelled dataset; None where only the dataset itself says.
+        split_sizes: Published number of images per split; empty where only the dataset itself says.
+        licence: Terms of use, as published.
+        reader: Class that reads the dataset's folder under the data root; None if it has none there.
+        sources: Files that the dataset is made from; empty if there is nothing to download.
+        shared_folder: Folder under the data root that several names share; empty: the folder of its own name.
+        note: Anything else a user should know.
     """
 
     name: str

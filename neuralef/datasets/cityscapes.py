@@ -30,7 +30,7 @@ VOID_IDS = range(7)
 """Unlabelled, ego vehicle, rectification border, out of region of interest, static, dynamic, ground."""
 
 LICENCE_PLATE = 255
-"""Its id, -1, as 8 bits; the official tools draw no such pixel."""
+"""Stored id of a licence plate, -1 as 8 bits; the official tools draw no such pixel."""
 
 CLASSES_BY_ID = (
     (7, SemanticClass("road", (128, 64, 128))),
@@ -70,7 +70,8 @@ class Cityscapes27(FileDataset):
     """Cityscapes with the 27 classes of label ids 7..33; void is ignored. Fine annotations, splits ``train``, ``val``.
 
     Args:
-        folder: Holds ``leftImg8bit/<split>/<city>/`` and ``gtFine/<split>/<city>/``, each at most two levels below.
+        folder: Folder that holds ``leftImg8bit/<split>/<city>/`` and ``gtFine/<split>/<city>/``, each at most two
+            levels below.
 
     Raises:
         InputError: If the layout is not there.

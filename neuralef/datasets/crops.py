@@ -8,17 +8,17 @@ def crop_image(image: np.ndarray, size: int) -> np.ndarray:
     """Resize the shorter side to ``size`` (antialiased bilinear) and keep the central square.
 
     Args:
-        image: Shape ``(H, W, 3)``, uint8.
+        image: RGB image, shape ``(H, W, 3)``, uint8.
         size: Side of the square in pixels.
 
     Returns:
-        Shape ``(size, size, 3)``, uint8.
+        The square crop, shape ``(size, size, 3)``, uint8.
     """
     return _crop(image, size, Image.Resampling.BILINEAR)
 
 
 def crop_label(label: np.ndarray, size: int) -> np.ndarray:
-    """The same crop of a label map ``(H, W)``, by nearest neighbour: no class id is ever mixed."""
+    """The crop of :func:`crop_image` for a label map ``(H, W)``, by nearest neighbour: no class id is ever mixed."""
     return _crop(label, size, Image.Resampling.NEAREST)
 
 

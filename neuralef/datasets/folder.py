@@ -25,7 +25,7 @@ class FolderDataset(FileDataset):
     ``train-<name>``, for ids are unique over the dataset.
 
     Args:
-        folder: Holds ``images``, ``labels`` and ``classes.csv``.
+        folder: Folder that holds ``images``, ``labels`` and ``classes.csv``.
 
     Raises:
         InputError: If the folder is missing or empty, ``classes.csv`` is missing or ill-formed, two images of a split

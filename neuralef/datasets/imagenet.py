@@ -21,7 +21,7 @@ class ImageNet(FileDataset):
     """The training split, one folder of JPEG files per synset, without classes and labels.
 
     Args:
-        folder: Holds the synset folders, itself or under one of ``PARENTS``.
+        folder: Folder that holds the synset folders, itself or under one of ``PARENTS``.
 
     Raises:
         InputError: If there is no such folder.

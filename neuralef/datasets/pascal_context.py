@@ -124,7 +124,7 @@ class PascalContext(FileDataset):
     """Pascal Context with its 59 classes; background is ignored.
 
     Args:
-        folder: Is the ``VOC2010`` folder, or holds it at most two levels below.
+        folder: Folder ``VOC2010``, or one that holds it at most two levels below.
 
     Raises:
         InputError: If the layout is not there or a list is ill-formed.
@@ -166,7 +166,8 @@ def convert(folder: Path) -> None:
     last, so that a conversion that broke off is not taken for a whole one.
 
     Args:
-        folder: Holds VOC 2010 and either ``trainval/*.mat`` or ``trainval_merged.json``, each at most two levels below.
+        folder: Folder that holds VOC 2010 and either ``trainval/*.mat`` or ``trainval_merged.json``, each at most two
+            levels below.
 
     Raises:
         InputError: If one of them is missing, or a file is damaged.
@@ -211,11 +212,11 @@ def decode_runs(counts: str, size: tuple[int, int]) -> np.ndarray:
     the columns.
 
     Args:
-        counts: The characters, codes 48..111.
-        size: ``(height, width)``.
+        counts: Run lengths as characters of codes 48..111.
+        size: Height and width of the mask in pixels.
 
     Returns:
-        Shape ``size``, bool.
+        The mask, shape ``size``, bool.
 
     Raises:
         ValueError: If the characters are others or the runs do not fill the mask.

@@ -19,7 +19,7 @@ class StanfordBackground(FileDataset):
     """Stanford Background in its official layout, ``images/*.jpg`` and ``labels/*.regions.txt``.
 
     Args:
-        folder: Holds ``iccv09Data/``, or is it.
+        folder: Folder ``iccv09Data``, or the one that holds it.
 
     Raises:
         InputError: If the layout is not there or holds nothing.

@@ -18,7 +18,7 @@ from neuralef.datasets.scene_classes import SCENE_CLASSES
 from neuralef.errors import InputError
 
 GENERATOR_VERSION = 1
-"""Raise it whenever the same seed would give another picture."""
+"""Raise it whenever the same seed would give another image."""
 
 MIN_SIDE = 32
 """Smallest height or width in pixels at which a scene can still be read."""
@@ -26,11 +26,11 @@ MIN_SIDE = 32
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its classes.
+    """An image and its classes.
 
     Attributes:
-        image: Shape ``(H, W, 3)``, uint8 RGB.
-        label: Shape ``(H, W)``, uint8; index into `SCENE_CLASSES`.
+        image: RGB image, shape ``(H, W, 3)``, uint8.
+        label: Class of every pixel, shape ``(H, W)``, uint8; index into `SCENE_CLASSES`.
     """
 
     image: np.ndarray
@@ -56,13 +56,13 @@ def render_scene(rng: np.random.Generator, size: tuple[int, int] = (240, 320)) -
 
 
 class SyntheticScenes(Dataset):
-    """Seeded synthetic scenes: the same arguments always give the same pictures.
+    """Seeded synthetic scenes: the same arguments always give the same images.
 
     Args:
         train: Number of training scenes.
         val: Number of validation scenes.
         size: ``(height, width)`` in pixels; another size shows the same scenes, finer or coarser.
-        seed: Different seeds share no scene.
+        seed: Seed of all scenes; different seeds share none.
 
     Raises:
         InputError: If a count is negative, both are zero, the seed is negative or the size too small.
@@ -94,7 +94,7 @@ class SyntheticScenes(Dataset):
         return [f"{split}-{index:06d}" for index in range(self._count(split))]
 
     def image(self, image_id: str) -> np.ndarray:
-        """The picture, shape ``(H, W, 3)``, uint8 RGB."""
+        """The image, shape ``(H, W, 3)``, uint8 RGB."""
         return self._scene(image_id).image.copy()
 
     def label(self, image_id: str) -> np.ndarray:
@@ -102,11 +102,11 @@ class SyntheticScenes(Dataset):
         return self._scene(image_id).label.copy()
 
     def image_fingerprint(self, split: str) -> str:
-        """Digest of everything the pictures of the split depend on."""
+        """Digest of everything the images of the split depend on."""
         return self._fingerprint("image", split)
 
     def label_fingerprint(self, split: str) -> str:
-        """The same for the labels."""
+        """Digest of everything the labels of the split depend on."""
         return self._fingerprint("label", split)
 
     def _fingerprint(self, kind: str, split: str) -> str:

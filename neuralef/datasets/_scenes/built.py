@@ -209,15 +209,15 @@ class Facade:
         """Lit wall with its windows.
 
         Args:
-            light: Lights the wall.
+            light: Light on the wall.
             face: The wall; its normal and extent.
             u: Metres along the wall, shape ``(h, w)``.
-            v: Metres above the ground, same shape.
+            v: Metres above the ground, shape ``(h, w)``.
             du: Metres per pixel along ``u``, broadcastable.
             dv: Metres per pixel along ``v``, broadcastable.
 
         Returns:
-            Shape ``(h, w, 3)``.
+            Lit colour of the wall, shape ``(h, w, 3)``.
         """
         irradiance = light.on(face.normal)
         floors = max(round(face.height / self.storey), 1)
@@ -374,14 +374,14 @@ class Building:
     """A box, flat-roofed or with a pitched roof, one corner at ``corner`` on the ground.
 
     Attributes:
-        corner: ``(X, Z)``.
+        corner: Ground position ``(X, Z)`` of one corner in metres.
         axis: Unit vector ``(X, Z)`` along the street side.
         inward: Unit vector away from the street, at right angles.
-        width: Along ``axis``.
-        length: Along ``inward``.
-        height: Of the walls.
+        width: Width along ``axis`` in metres.
+        length: Length along ``inward`` in metres.
+        height: Height of the walls in metres.
         pitch: Height of the roof over the walls; 0 for a flat one.
-        facade: Its look.
+        facade: Look of the walls.
     """
 
     corner: np.ndarray
@@ -479,7 +479,7 @@ class Figure:
     """A flat cut-out that faces the camera, its foot at ``(x, base, z)``.
 
     Attributes:
-        parts: Painted first to last.
+        parts: Outlines and their colours, painted first to last.
         base: Height of the foot above the ground.
         floats: Whether it stands on water and is mirrored in it.
     """

@@ -61,8 +61,8 @@ class Layout:
         eye: Height of the camera in metres.
         terrains: Reliefs, far to near.
         meadow: Grass wherever nothing else is.
-        roads: On top of the grass.
-        water: What open water looks like.
+        roads: Roads on top of the grass.
+        water: Look of open water; None for a dry place.
         wet: Signed distance in metres into the water at every ground point; None for a dry place.
         behind: Things that the water mirrors.
         things: Things in front of the water.
@@ -510,10 +510,10 @@ PLACES: tuple[tuple[Callable[[Generator], Layout], float], ...] = (
 
 
 def compose(rng: Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a place, its light and its photograph.
+    """Draw a place and its light, and photograph it.
 
     Args:
-        rng: Decides everything. The content does not depend on the size, only the sensor's noise does.
+        rng: Source of every choice. The content does not depend on the size, only the sensor's noise does.
         size: ``(height, width)`` in pixels.
 
     Returns:

@@ -35,11 +35,11 @@ def puffs(
     """Pile up overlapping leaf balls, as seen from the front.
 
     Args:
-        size: Side of the square picture in texels.
+        size: Side of the square tile in texels.
         centres: ``(column, row, nearness)`` of every ball in texels, shape ``(N, 3)``.
-        radii: Shape ``(N,)``, texels.
+        radii: Radius of every ball in texels, shape ``(N,)``.
         squash: Height of a ball over its width.
-        wrap: Continue over the border at the opposite side.
+        wrap: Whether to continue over the border at the opposite side.
 
     Returns:
         Distance to the nearest outline (positive inside, texels), shape ``(size, size)``, and the unit normal
@@ -156,7 +156,7 @@ class Terrain:
         cover_colour: Snow on mountains, leaves on hills.
         cover_from: Share of the full height above which snow lies; on hills, how much forest there is.
         labels: Class of the ground and of what covers it.
-        offset: Where in the endless relief this part lies.
+        offset: Place of this part in the endless relief.
     """
 
     near: float
@@ -431,7 +431,7 @@ class Water:
         """Mirror what stands above each column's shore, ruffle it and add the water's own colour.
 
         Args:
-            stage: Everything behind the water is painted already.
+            stage: Stage on which everything behind the water is painted already.
             surface: Pixels of open water, shape ``(H, W)``, bool.
         """
         if not surface.any():

@@ -221,8 +221,8 @@ class Stage:
     """The picture being painted, back to front: colour and label change together.
 
     Attributes:
-        camera: Maps world to pixels.
-        light: Lights every surface.
+        camera: Camera that maps the world to pixels.
+        light: Light on every surface.
         colour: Linear light, shape ``(H, W, 3)``, float32.
         label: Class of every pixel, shape ``(H, W)``, uint8.
     """
@@ -238,7 +238,7 @@ class Stage:
 
         Args:
             window: Rows and columns, together of shape ``(h, w)``.
-            colour: Shape ``(h, w, 3)`` or ``(3,)``.
+            colour: Linear colour, shape ``(h, w, 3)`` or ``(3,)``.
             alpha: Coverage 0..1, shape ``(h, w)``.
             label: Class id or ids of shape ``(h, w)``; None leaves the labels alone, as a reflection does.
         """
@@ -259,10 +259,10 @@ class Stage:
         """Paint flat outlines in world space, first to last.
 
         Args:
-            outlines: Each of shape ``(N, 3)``.
+            outlines: Outlines in metres, each of shape ``(N, 3)``.
             colours: One linear colour per outline.
             label: Class of the covered pixels, or None.
-            opacity: Less than 1 for a reflection.
+            opacity: Opacity of the paint, less than 1 for a reflection.
             grain: Strength of the upright texture of the surfaces.
         """
         shown = [(clip_near(outline), colour) for outline, colour in zip(outlines, colours, strict=True)]
@@ -311,10 +311,10 @@ def photograph(colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     Args:
         colour: Linear light, shape ``(H, W, 3)``.
-        rng: Draws the camera's settings and the noise.
+        rng: Source of the camera's settings and of the noise.
 
     Returns:
-        Shape ``(H, W, 3)``, uint8 RGB.
+        The image, shape ``(H, W, 3)``, uint8 RGB.
     """
     height, width, _ = colour.shape
     blur = rng.uniform(0.06, 0.2)
