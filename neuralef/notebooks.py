@@ -8,6 +8,7 @@ import ast
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from fnmatch import fnmatch
 from hashlib import sha256
 from html import escape
@@ -20,6 +21,7 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from neuralef import provenance
+from neuralef.config import load_profile
 from neuralef.errors import InputError
 from neuralef.files import write_json, write_text
 from neuralef.paths import PACKAGE, notebooks_root
@@ -108,8 +110,8 @@ def execute(
         notebook: Source of the notebook.
         parameters: Values for the notebook's parameters cell.
         out: Results folder of the run, which the notebook is also told to write to.
-        data_key: Digest of the data that the notebook reads; together with source, parameters, code and versions it
-            decides whether an earlier execution still stands.
+        data_key: Digest of the data that the notebook reads; together with source, parameters, the profile they name,
+            code and versions it decides whether an earlier execution still stands.
         force: Whether to run the notebook in any case.
 
     Returns:
@@ -123,7 +125,9 @@ def execute(
     executed = out / "notebooks" / notebook.name
     stamp = executed.with_suffix(".json")
     modules = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
-    parts = [notebook.read_text(), dict(parameters), data_key, provenance.versions(), provenance.code_digest(*modules)]
+    profile = asdict(load_profile(parameters["profile"])) if "profile" in parameters else {}
+    code = provenance.code_digest(*modules)
+    parts = [notebook.read_text(), dict(parameters), profile, data_key, provenance.versions(), code]
     digest = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     if not force and _stands(out, stamp, digest):
         return False

@@ -1,6 +1,8 @@
 """Every notebook: its form, its parameters, and what it does where something cannot be had."""
 
+from dataclasses import replace
 from html import unescape
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -89,6 +91,21 @@ def test_unknown_notebook_is_refused():
 
 def test_a_notebook_chosen_by_number_or_glob():
     assert notebooks.sources(SOURCES[0].name[:2]) == notebooks.sources(SOURCES[0].stem) == [SOURCES[0]]
+
+
+def test_a_changed_profile_runs_its_notebooks_again(tmp_path, monkeypatch):
+    (report,) = notebooks.sources("90*")
+    monkeypatch.setattr(
+        notebooks.papermill,
+        "execute_notebook",
+        lambda source, target, *_, **__: Path(target).write_text(Path(source).read_text()),
+    )
+    parameters = {"profile": "smoke", "results": str(tmp_path)}
+    assert notebooks.execute(report, parameters, tmp_path)
+    assert not notebooks.execute(report, parameters, tmp_path)
+    changed = replace(load_profile("smoke"), seeds=(7,))
+    monkeypatch.setattr(notebooks, "load_profile", lambda name: changed)
+    assert notebooks.execute(report, parameters, tmp_path)
 
 
 def test_bad_input_inside_a_notebook_is_one_error(tmp_path, monkeypatch):
