@@ -255,7 +255,7 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
         axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right", fontsize=8)
         axis.set_xlim(-0.6, len(methods) - 0.4)
         axis.grid(axis="y", alpha=0.3)
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     axes[0, 0].set_ylabel(ylabel)
     return figure
 
