@@ -114,7 +114,7 @@ def run(
         ),
     ] = "kmeans,ours,ours_star",
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**32 - 1)] = 0,
     trained_on: Annotated[str, typer.Option(help="Another dataset to fit methods to; default: the same.")] = "",
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every cluster map as 16-bit PNG.")] = False,
     profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
@@ -166,7 +166,7 @@ def segment(
     backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
     method: Annotated[str, typer.Option(help="One method.")] = "ours_star",
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**32 - 1)] = 0,
     profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
     settings: Settings = None,
 ) -> None:
@@ -177,16 +177,20 @@ def segment(
     from neuralef.plots import save_overlay
 
     ensure_writable_folder(out)
-    named = {}
+    written: dict[Path, Path] = {}
     for path in images:
-        if path.stem in named:
-            raise InputError(
-                f"{named[path.stem]} and {path} would both become {path.stem}.png; segment them one by one"
-            )
-        named[path.stem] = path
+        for target in (out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"):
+            if target in written:
+                raise InputError(f"{written[target]} and {path} would both write {target}; segment them one by one")
+            written[target] = path
+    for path in images:
+        if path.resolve() in {target.resolve() for target in written}:
+            raise InputError(f"{path} would be overwritten by a map; choose another --out")
     pictures = {path: read_image(path) for path in images}
     experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
-    (chosen,) = _methods(method)
+    chosen, *others = _methods(method)
+    if others:
+        raise InputError(f"--method is {method!r}; name one method")
     segmenter = open_workbench(experiment).segmenter(chosen, experiment.clusters, experiment.seed)
     for path, picture in tqdm(pictures.items(), desc="segmenting", unit="image"):
         found = segmenter(picture)
@@ -221,7 +225,10 @@ def reproduce(
     study = open_study(profile)
     typer.echo(study.describe())
     write_text(folder / HEADLINE, f"{study.describe()}\n")
-    given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
+    try:
+        given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
+    except yaml.YAMLError as error:
+        raise InputError(f"--parameter {' '.join(parameter or [])} cannot be read as YAML ({error})") from error
     chosen = notebooks.sources(*(study.profile.notebooks if notebook is None else [notebook]))
     notebooks.check_numbers(study.profile.notebook_parameters)
     plan = {

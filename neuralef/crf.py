@@ -151,7 +151,7 @@ def _library():
         from pydensecrf import densecrf
     except ImportError as error:
         raise InputError(
-            "crf: not installed; `pip install 'neuralef[crf]'` builds pydensecrf2 (it needs a C++ compiler), or leave "
+            "crf: not installed; `pip install '.[crf]'` builds pydensecrf2 (it needs a C++ compiler), or leave "
             "it out with --set crf=none"
         ) from error
     return densecrf

@@ -7,6 +7,7 @@ what is whole and computes the rest; rows are then derived from the contingency 
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -489,6 +490,8 @@ def _evaluate(
             if maps:
                 save_map(maps / method / f"{image.image_id}.png", image.clusters)
                 save_map(maps / "truth" / f"{image.image_id}.png", image.label)
+    if not counts[0].sum():
+        raise InputError(f"no pixel of the {images} evaluated images of {bench.dataset.name} has a label; check them")
     eval_s = (perf_counter() - began) / len(methods)
     records = [
         {
@@ -550,7 +553,7 @@ def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench
 def save_map(path: Path, ids: np.ndarray) -> None:
     """Write a map of ids as PNG: 16-bit for uint16 (clusters), 8-bit for uint8 (classes)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".partial")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     Image.fromarray(ids).save(unfinished, format="png")
     unfinished.replace(path)
 

@@ -13,12 +13,14 @@ the last chunk whose checksum holds. Every checksum is verified when a store is 
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from shutil import disk_usage
 from time import perf_counter
 from typing import Any, Literal
 
@@ -252,6 +254,12 @@ def _extract(
     side = views * crop_size // backbone.patch_size
     shapes = {"patches": (len(ids), side, side, sum(backbone.channels)), "colours": (len(ids), side, side, 3)}
     if manifest is None:
+        needed, free = sum(2 * math.prod(shape) for shape in shapes.values()), disk_usage(folder).free
+        if needed > free:  # a full disk would kill the process where it writes to a memory map
+            raise InputError(
+                f"features of {dataset.name}/{split} take {needed / 1e6:.0f} MB, {folder} has {free / 1e6:.0f} left; "
+                "free some, or set NEURALEF_CACHE to a folder on another disk"
+            )
         for name, shape in shapes.items():
             np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape).flush()
         manifest = {**content, "chunks": [], "extract_s": 0.0, "complete": False}

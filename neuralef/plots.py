@@ -4,6 +4,7 @@ Maps that are never negative are drawn with viridis from 0, signed maps with coo
 without colour vision and signs show.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -134,8 +135,9 @@ def save_overlay(path: Path, picture: np.ndarray, clusters: np.ndarray, *, num_c
         num_clusters: Number of colours to choose among, so that equal clusters of several images have equal colours.
     """
     blended = (0.35 * picture + 0.65 * paint(clusters, cluster_colours(num_clusters))).astype(np.uint8)
-    Image.fromarray(np.hstack([picture, blended])).save(path)
-    return path
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    Image.fromarray(np.hstack([picture, blended])).save(unfinished, format="png")
+    return unfinished.replace(path)
 
 
 def curves(x: np.ndarray, values: Mapping[str, np.ndarray], *, xlabel: str, columns: int = 3) -> Figure:

@@ -100,6 +100,7 @@ def append_rows(
             raise InputError(
                 f"{path} has other columns than this version writes; move it away or choose another folder"
             )
+        existing = _whole_rows(path, existing)
         known = {tuple(entry[name] for name in key) for entry in csv.DictReader(io.StringIO(existing))}
         new = []
         for row in rows:
@@ -115,6 +116,17 @@ def append_rows(
             writer.writerows(new)
             write_text(path, existing + text.getvalue())
     return len(new)
+
+
+def _whole_rows(path: Path, text: str) -> str:
+    """The lines of a CSV file that have as many fields as its header; an editor or a full disk may leave others."""
+    lines = text.splitlines(keepends=True)
+    fields = [len(row) for row in csv.reader(io.StringIO(text))]
+    if len(fields) != len(lines) or len(set(fields)) <= 1:  # a field with a line break: none is written here
+        return text
+    kept = [line for line, count in zip(lines, fields, strict=True) if count == fields[0]]
+    log.warning("%s: %d rows were not whole and are left out", path, len(lines) - len(kept))
+    return "".join(kept)
 
 
 def append_classes(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -133,6 +145,9 @@ def read_results(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise InputError(f"there are no results in {path}; run `neuralef reproduce` or `neuralef run` first")
+    text = path.read_text()
+    if _whole_rows(path, text) != text:
+        raise InputError(f"{path} holds rows that are not whole; run its experiments again, which mends it")
     frame = pd.read_csv(path, dtype={"experiment_id": str, "git_sha": str}, keep_default_na=False)
     missing = [name for name in ("trained_on", *PARAMETER_COLUMNS) if name not in frame.columns]
     if tuple(frame.columns) != tuple(name for name in COLUMNS if name not in missing):

@@ -374,11 +374,18 @@ def check_sizes(store: FeatureStore, config: Config, num_eigenfunctions: int) ->
     """Raise ``InputError`` if a batch has fewer patches than K, or none at all."""
     if config.patch_stride > min(store.grid):
         raise InputError(f"patch_stride is {config.patch_stride}, but an image has {store.grid} patches; lower it")
-    patches = min(config.batch_images, len(store)) * math.prod(side // config.patch_stride for side in store.grid)
+    of_image = math.prod(side // config.patch_stride for side in store.grid)  # what the worst offset leaves
+    patches = min(config.batch_images, len(store)) * of_image
     if num_eigenfunctions > patches:
         raise InputError(
             f"{num_eigenfunctions} clusters were asked of {patches} patches a batch; lower the number of clusters "
             "or raise batch_images"
+        )
+    wanted = max(config.pixel_neighbors, default=0)
+    if config.pixel_weight and not config.augment and wanted >= of_image:
+        raise InputError(
+            f"pixel_neighbors {config.pixel_neighbors} need more than {wanted} patches an image; with patch_stride "
+            f"{config.patch_stride} there may be {of_image}; lower patch_stride, or raise image_size"
         )
 
 

@@ -213,10 +213,16 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("data", "prepare", "moon"), "moon"),
         (("weights", "fetch", "moon"), "moon"),
         (("segment", "nowhere.jpg", "--out", "OUT"), "nowhere.jpg"),
+        (("segment", "a/x.png", "b/x.png", "--out", "OUT"), "a/x.png and b/x.png would both write"),
+        (("segment", "x.png", "x_overlay.jpg", "--out", "OUT"), "x_overlay.png"),
+        (("segment", "OUT/x.png", "--out", "OUT"), "would be overwritten"),
+        (("report", "--profile", "smoke"), "neuralef reproduce --profile smoke"),
+        (("reproduce", "--profile", "smoke", "-p", "shown=[1", "--out", "OUT"), "shown=[1"),
     ],
 )
 def test_bad_input_gives_one_clear_error(monkeypatch, capsys, tmp_path, arguments, message):
-    arguments = [str(tmp_path / "out") if item == "OUT" else item for item in arguments]
+    monkeypatch.setenv("NEURALEF_RESULTS", str(tmp_path / "results"))
+    arguments = [item.replace("OUT", str(tmp_path / "out")) for item in arguments]
     assert_one_error(*call(monkeypatch, capsys, *arguments), message)
 
 

@@ -285,6 +285,7 @@ def test_folder_empty_split(tmp_path):
         ("id,name,red,green,blue\n0,a,1,2,3\n\n2,b,1,2,3\n", "no class with id 1"),
         ("id,name,red,green,blue\n1,a,1,2,3\n2,b,1,2,3\n", "no class with id 0"),
         ("id,name,red,green,blue\n0,a,1,2,3\n0,b,1,2,3\n", "line 3.*repeats class id 0"),
+        ("id,name,red,green,blue\n0,a,1,2,3\n1,a,4,5,6\n", "line 3.*repeats class name 'a'"),
         ("id,name,red,green,blue\n0,a,1,two,3\n", "line 2.*whole numbers"),
         ("id,name,red,green,blue\n0,a,1,256,3\n", "line 2.*colour 1,256,3"),
         ("id,name,red,green,blue\n-1,a,1,2,3\n", "line 2.*class id -1"),
@@ -600,9 +601,10 @@ def real(name: str, tmp_path_factory) -> FileDataset:
     info = next(info for info in datasets.available() if info.name == name)
     root = data_root()
     if not (root / name).is_dir():
-        archive = next((root / file for file in info.archives if (root / file).is_file()), None)
+        files = [root / file for source in info.sources for file in source.files]
+        archive = next((file for file in files if file.is_file()), None)
         if archive is None:
-            pytest.skip(f"neither {name}/ nor {' nor '.join(info.archives)} lies in {root}")
+            pytest.skip(f"neither {name}/ nor {' nor '.join(file.name for file in files)} lies in {root}")
         root = tmp_path_factory.mktemp("real")
         (root / archive.name).symlink_to(archive.resolve())
     return datasets.load(name, root=root)

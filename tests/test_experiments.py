@@ -394,6 +394,16 @@ def test_photographs_that_occur_twice_are_segmented_alike(tmp_path):
     np.testing.assert_array_equal(maps[first], maps["zz-again"])
 
 
+def test_labels_that_are_all_ignored_are_named_and_nothing_is_kept(tmp_path):
+    name = write_folder_dataset(tmp_path / "data")
+    for label in (tmp_path / "data" / "labels" / "val").glob("*.png"):
+        Image.fromarray(np.full_like(np.asarray(Image.open(label)), 255)).save(label)
+    experiment = Experiment(name, "colour_patches", 5, 0, CONFIG)
+    with pytest.raises(InputError, match="no pixel of the 3 evaluated images"):
+        run_experiment(experiment, ["kmeans"], tmp_path / "out", progress=False)
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
 def test_unknown_method_is_named(tmp_path):
     with pytest.raises(InputError, match="magic"):
         run_experiment(EXPERIMENT, ("magic",), tmp_path, progress=False)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,13 @@ def test_a_whole_store_is_not_computed_again(many, tmp_path):
     assert loaded.key == computed.key
     np.testing.assert_array_equal(loaded.patches, computed.patches)
     assert (loaded.ids, loaded.channels, loaded.extract_s) == (computed.ids, computed.channels, computed.extract_s)
+
+
+def test_a_disk_that_cannot_hold_the_features_is_named_before_anything_is_written(many, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match="NEURALEF_CACHE"):
+        store_of(many, Counting(), tmp_path)
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_the_cache_folder_is_the_one_of_the_environment(many, data_folder):

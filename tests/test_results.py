@@ -181,6 +181,17 @@ def test_a_file_from_before_a_column_reads_as_its_default(path):
     assert read.to_dict("records") == [row("a"), row("b")]
 
 
+def test_a_half_row_is_named_when_read_and_mended_when_its_experiment_runs_again(path, caplog):
+    append_rows(path, [row("a"), row("b"), row("c")])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2]) + lines[2][: len(lines[2]) // 2] + "\n" + lines[3])
+    with pytest.raises(InputError, match="rows that are not whole; run its experiments again"):
+        read_results(path)
+    assert append_rows(path, [row("a"), row("b"), row("c")]) == 1
+    assert "1 rows were not whole" in caplog.text
+    assert list(read_results(path)["experiment_id"]) == ["a", "c", "b"]
+
+
 def test_rows_must_have_exactly_the_columns(path):
     incomplete = row()
     del incomplete["train_s"]

@@ -41,7 +41,11 @@ class FolderDataset(FileDataset):
             )
         self.classes = read_classes(root / "classes.csv")
         val = _files(root, "val")
-        train = {f"train-{name}" if name in val else name: files for name, files in _files(root, "train").items()}
+        found = _files(root, "train")
+        train = {f"train-{name}" if name in val else name: files for name, files in found.items()}
+        if len(train) < len(found):
+            twice = next(name for name in found if name in val and f"train-{name}" in found)
+            raise InputError(f"{self.name}: train has {twice!r}, as val does, and 'train-{twice}'; rename one of them")
         if not train and not val:
             raise InputError(
                 f"{self.name} holds no photographs; put .jpg or .png files into images/train and images/val"
@@ -77,6 +81,8 @@ def read_classes(path: Path) -> tuple[SemanticClass, ...]:
         class_id, semantic = _parse_class(row, f"line {number} of {path}")
         if class_id in classes:
             raise InputError(f"line {number} of {path} repeats class id {class_id}; every id may occur once")
+        if semantic.name in {other.name for other in classes.values()}:
+            raise InputError(f"line {number} of {path} repeats class name {semantic.name!r}; every name may occur once")
         classes[class_id] = semantic
     missing = sorted(set(range(max(classes, default=0) + 1)) - classes.keys())
     if missing:
