@@ -160,7 +160,7 @@ def no_library(monkeypatch):
 
 def test_a_missing_library_is_named_before_anything_is_computed(no_library, tmp_path):
     experiment = replace(EXPERIMENT, config=replace(CONFIG, crf="colour"))
-    with pytest.raises(InputError, match=r"crf: not installed; .*neuralef\[crf\].*crf=none"):
+    with pytest.raises(InputError, match=r"crf: not installed; .*\.\[crf\].*crf=none"):
         run_experiment(experiment, ("kmeans",), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
