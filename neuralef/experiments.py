@@ -433,22 +433,25 @@ def run_experiment(
     kept = {
         method: [_run_path(out, experiment_id, method, kind) for kind in ("json", "safetensors")] for method in methods
     }
-    wanted = [
-        method
-        for method, (record, tables) in kept.items()
-        if not record.is_file() or save_maps or (image_tables and not tables.is_file())
-    ]
-    sliding = experiment.config.protocol == "sliding"  # the backbone's passes are then shared by all methods
-    for together in [wanted] if sliding and wanted else [[method] for method in wanted]:
-        maps = out / "maps" if save_maps else None
-        for record, tables in _evaluate(experiment, together, bench, maps=maps, image_tables=image_tables):
+    # Under sliding windows all methods share the backbone's passes; else the rows of each are kept before the next.
+    groups = [list(kept)] if experiment.config.protocol == "sliding" else [[method] for method in kept]
+    maps, rows = out / "maps" if save_maps else None, []
+    for group in groups:
+        wanted = [
+            method
+            for method in group
+            if not kept[method][0].is_file() or save_maps or (image_tables and not kept[method][1].is_file())
+        ]
+        evaluated = _evaluate(experiment, wanted, bench, maps=maps, image_tables=image_tables) if wanted else []
+        for record, tables in evaluated:
             record_path, tables_path = kept[record["method"]]
             if image_tables:
                 write_checked_tensors(tables_path, {"counts": torch.from_numpy(tables)}, {"method": record["method"]})
             if not record_path.is_file():
                 write_json(record_path, {"experiment_id": experiment_id, **record})
-    records = [json.loads(record.read_text()) for record, _ in kept.values()]
-    return [row for record in records for row in _store_rows(out, experiment, record, bench)]
+        for method in group:
+            rows += _store_rows(out, experiment, json.loads(kept[method][0].read_text()), bench)
+    return rows
 
 
 def read_image_tables(out: Path, experiment_id: str, method: Method) -> np.ndarray:

@@ -122,9 +122,11 @@ def _whole_rows(path: Path, text: str) -> str:
     """The lines of a CSV file that have as many fields as its header; an editor or a full disk may leave others."""
     lines = text.splitlines(keepends=True)
     fields = [len(row) for row in csv.reader(io.StringIO(text))]
-    if len(fields) != len(lines) or len(set(fields)) <= 1:  # a field with a line break: none is written here
+    if len(fields) != len(lines):  # a field with a line break: none is written here
         return text
-    kept = [line for line, count in zip(lines, fields, strict=True) if count == fields[0]]
+    kept = [line for line, count in zip(lines, fields, strict=True) if count in (0, fields[0])]  # 0: an empty line
+    if len(kept) == len(lines):
+        return text
     log.warning("%s: %d rows were not whole and are left out", path, len(lines) - len(kept))
     return "".join(kept)
 

@@ -46,7 +46,7 @@ class Segmenter:
             whole image is resized to.
         precision: Precision of the backbone.
         sliding: Windows that whole images are cut into; ``None``: they are seen in one piece.
-        temperature: Divisor of the logits before every softmax (paper facts, section 4, item 10).
+        temperature: Divisor of the logits before every softmax, as in the official code.
         crf: Whether a dense CRF follows, and which image it sees.
 
     A head's guide serves images in one piece without a CRF; merged windows and the CRF have pixels of their own.

@@ -127,6 +127,20 @@ def test_time_of_shifted_views_is_extraction_whether_they_are_stored_or_not(tmp_
     assert bench.extract_s(plus, replace(CONFIG, protocol="sliding")) == bench.train.extract_s
 
 
+def test_rows_of_a_method_are_kept_before_the_next_is_fitted(tmp_path, monkeypatch):
+    fitted = Workbench.fitted
+
+    def failing(self, method, *rest):
+        if method == "ours":
+            raise KeyboardInterrupt
+        return fitted(self, method, *rest)
+
+    monkeypatch.setattr(Workbench, "fitted", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(EXPERIMENT, ["kmeans", "ours"], tmp_path, progress=False)
+    assert set(read_results(tmp_path / "results.csv")["method"]) == {"kmeans"}
+
+
 def test_lost_results_are_rebuilt_from_the_runs_without_computing(tmp_path, monkeypatch):
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
     before = (tmp_path / "results.csv").read_bytes()

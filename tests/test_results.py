@@ -253,3 +253,9 @@ def test_processes_that_write_together_lose_nothing_and_leave_no_half_row(path):
     found = read_results(path)["experiment_id"].tolist()
     assert len(found) == len(expected)
     assert set(found) == expected
+
+
+def test_an_empty_line_that_an_editor_left_is_no_half_row(path):
+    append_rows(path, [row("a"), row("b")])
+    path.write_text(path.read_text() + "\n")
+    assert list(read_results(path)["experiment_id"]) == ["a", "b"]
