@@ -235,7 +235,7 @@ def test_only_studies_asks_for_further_datasets():
 def test_standard_is_quick_with_more_seeds():
     quick, standard = load_profile("quick"), load_profile("standard")
     assert standard.config == quick.config
-    assert (standard.seeds, standard.tables.seeds) == ((0, 1, 2), (0, 1))
+    assert (standard.seeds, standard.tables.seeds) == ((0, 1, 2), (0, 1, 2))
 
 
 def test_studies_are_quick_with_more_seeds():
@@ -308,7 +308,7 @@ def test_training_crops_are_those_of_the_protocol_or_their_own():
 
 def test_the_tables_of_a_profile_are_read_with_their_types():
     setup = load_profile("standard").tables
-    assert setup.seeds == (0, 1)
+    assert setup.seeds == (0, 1, 2)
     assert setup.datasets["cityscapes_27"] == {"name": "camvid"}
     assert setup.values == {"clusters": (64, 128, 256), "pixel_weight": (0, 0.1, 0.3)}
     assert load_profile("quick").tables is None
