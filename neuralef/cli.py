@@ -3,6 +3,7 @@
 What the user gave and cannot be used ends in one line on standard error and exit status 2.
 """
 
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -17,6 +18,12 @@ from neuralef.errors import InputError
 # torch and timm take seconds to import; a command imports what it needs, so that --help answers at once.
 
 log = logging.getLogger(__name__)
+
+BEYOND_US = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EEXIST),  # a file where a folder should be
+)
+"""Errors of the system that the user can mend and we cannot: permissions, full disks, paths that lead nowhere."""
 
 app = typer.Typer(
     help="Executable companion to 'Learning Neural Eigenfunctions for Unsupervised Semantic Segmentation' (ICCV 2023).",
@@ -160,7 +167,7 @@ def audit(
 
 @app.command()
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for the maps.")],
     dataset: DatasetName = "stanford_background",
     backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
@@ -171,28 +178,32 @@ def segment(
     settings: Settings = None,
 ) -> None:
     """Segment photographs with a method fitted on DATASET: cluster map (16-bit PNG) and a picture of it for each."""
-    from neuralef.datasets.base import read_image
+    from neuralef.datasets.base import image_size, read_image
+    from neuralef.datasets.folder import photographs
     from neuralef.experiments import open_workbench, save_map
     from neuralef.files import ensure_writable_folder
     from neuralef.plots import save_overlay
 
     ensure_writable_folder(out)
+    images = [path for given in images for path in (photographs(given) if given.is_dir() else [given])]
     written: dict[Path, Path] = {}
     for path in images:
         for target in (out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"):
             if target in written:
                 raise InputError(f"{written[target]} and {path} would both write {target}; segment them one by one")
             written[target] = path
+    maps = {target.resolve() for target in written}
     for path in images:
-        if path.resolve() in {target.resolve() for target in written}:
+        if path.resolve() in maps:
             raise InputError(f"{path} would be overwritten by a map; choose another --out")
-    pictures = {path: read_image(path) for path in images}
+        image_size(path)  # one that is missing or no image is named before psi trains
     experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
     chosen, *others = _methods(method)
     if others:
         raise InputError(f"--method is {method!r}; name one method")
     segmenter = open_workbench(experiment).segmenter(chosen, experiment.clusters, experiment.seed)
-    for path, picture in tqdm(pictures.items(), desc="segmenting", unit="image"):
+    for path in tqdm(images, desc="segmenting", unit="image"):
+        picture = read_image(path)
         found = segmenter(picture)
         save_map(out / f"{path.stem}.png", found)
         save_overlay(out / f"{path.stem}_overlay.png", picture, found, num_clusters=experiment.clusters)
@@ -324,7 +335,7 @@ def _experiment(
 
 
 def main() -> None:
-    """Entry point: user errors end in one line and exit status 2, an interruption in 130."""
+    """Entry point: user errors and a system that refuses end in one line and exit status 2, an interruption in 130."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("neuralef").setLevel(logging.INFO)
     try:
@@ -332,6 +343,12 @@ def main() -> None:
             app()
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in BEYOND_US:
+            raise
+        where = error.filename or "a file"
+        typer.echo(f"error: {where}: {error.strerror}; mend that, or give another path, then run again", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command continues where it stopped", err=True)

@@ -5,7 +5,6 @@ features and psi in the cache shared by all runs, contingency tables under ``<ou
 what is whole and computes the rest; rows are then derived from the contingency tables, so they are the same either way.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, image_counts, score
 from neuralef.features import FeatureStore, extract, to_tensor
-from neuralef.files import ensure_writable_folder, read_checked_tensors, write_checked_tensors, write_json
+from neuralef.files import ensure_writable_folder, read_checked_tensors, read_json, write_checked_tensors, write_json
 from neuralef.methods import REGISTRY, Recipe
 from neuralef.paths import cache_root
 from neuralef.protocols import Sliding
@@ -450,7 +449,7 @@ def run_experiment(
             if not record_path.is_file():
                 write_json(record_path, {"experiment_id": experiment_id, **record})
         for method in group:
-            rows += _store_rows(out, experiment, json.loads(kept[method][0].read_text()), bench)
+            rows += _store_rows(out, experiment, read_json(kept[method][0], "experiment_id"), bench)
     return rows
 
 
@@ -563,7 +562,7 @@ def save_map(path: Path, ids: np.ndarray) -> None:
 
 def _claim_maps(folder: Path, experiment_id: str) -> None:
     owner = folder / "experiment.json"
-    if owner.is_file() and json.loads(owner.read_text())["experiment_id"] != experiment_id:
+    if owner.is_file() and read_json(owner, "experiment_id")["experiment_id"] != experiment_id:
         raise InputError(f"{folder} holds the maps of another experiment; choose another --out, or remove the folder")
     write_json(owner, {"experiment_id": experiment_id})
 

@@ -47,6 +47,17 @@ def write_json(path: Path, document: Any) -> Path:
     return write_text(path, json.dumps(document, indent=1) + "\n")
 
 
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
+    """Read a JSON object that a run has kept; ``InputError`` if it is damaged or lacks an entry of ``needed``."""
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:  # neither JSON nor UTF-8
+        raise InputError(f"{path} is damaged ({error}); delete it, then run again") from error
+    if not isinstance(document, dict) or not set(needed) <= document.keys():
+        raise InputError(f"{path} is damaged (no {' and '.join(needed)}); delete it, then run again")
+    return document
+
+
 def tensors_digest(tensors: Mapping[str, Tensor], document: str = "") -> str:
     """SHA-256 over names, types, shapes and bytes of all tensors in the order of their names, then ``document``."""
     digest = sha256()

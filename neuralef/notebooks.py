@@ -23,7 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 from neuralef import provenance
 from neuralef.config import load_profile
 from neuralef.errors import InputError
-from neuralef.files import write_json, write_text
+from neuralef.files import read_json, write_json, write_text
 from neuralef.paths import PACKAGE, notebooks_root
 
 log = logging.getLogger(__name__)
@@ -180,5 +180,5 @@ def _outputs(out: Path) -> set[str]:
 def _stands(out: Path, stamp: Path, digest: str) -> bool:
     if not stamp.is_file() or not stamp.with_suffix(".ipynb").is_file():
         return False
-    record = json.loads(stamp.read_text())
+    record = read_json(stamp, "digest", "outputs")
     return record["digest"] == digest and all((out / name).is_file() for name in record["outputs"])

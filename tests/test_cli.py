@@ -149,6 +149,18 @@ def test_segment_writes_a_map_of_the_photographs_size(monkeypatch, capsys, tmp_p
     assert str(tmp_path / "maps") in out
 
 
+def test_segment_takes_a_folder_of_photographs(monkeypatch, capsys, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name, size in (("a.png", (50, 70, 3)), ("b.jpg", (64, 48, 3))):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)).save(tmp_path / "photos" / name)
+    status, _, err = call(
+        monkeypatch, capsys, "segment", tmp_path / "photos", "--dataset", "synthetic_scenes", "--profile", "smoke",
+        "--method", "kmeans", "--out", tmp_path / "maps",
+    )  # fmt: skip
+    assert status == 0, err
+    assert [Image.open(tmp_path / "maps" / name).size for name in ("a.png", "b.png")] == [(70, 50), (48, 64)]
+
+
 def empty_val(folder):
     for path in (folder / "images" / "val").iterdir():
         path.unlink()
@@ -229,6 +241,20 @@ def test_bad_input_gives_one_clear_error(monkeypatch, capsys, tmp_path, argument
 def test_unwritable_output_folder_is_named(monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert_one_error(*call(monkeypatch, capsys, *RUN, tmp_path / "file" / "out"), "file/out")
+
+
+def test_unusable_cache_is_named(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "file" / "cache"))
+    assert_one_error(*call(monkeypatch, capsys, *RUN, tmp_path / "out"), "file/cache")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b"{}"])
+def test_damaged_run_record_is_named(monkeypatch, capsys, tmp_path, content):
+    assert call(monkeypatch, capsys, *RUN, tmp_path / "out")[0] == 0
+    (record,) = (tmp_path / "out" / "runs").glob("*/kmeans.json")
+    record.write_bytes(content)
+    assert_one_error(*call(monkeypatch, capsys, *RUN, tmp_path / "out"), "kmeans.json is damaged")
 
 
 def test_archive_that_escapes_its_folder_is_refused(monkeypatch, capsys, tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from trees import HEIGHT, WIDTH, Response, cut_in_half, pack_tar, pack_zip, save_image, save_label
 
 from neuralef import datasets
-from neuralef.datasets.base import IGNORE_LABEL, FileDataset
+from neuralef.datasets.base import IGNORE_LABEL, FileDataset, image_size, read_image
 from neuralef.datasets.camvid import CamVid
 from neuralef.datasets.folder import FolderDataset, read_classes
 from neuralef.datasets.stanford_background import StanfordBackground
@@ -255,6 +255,53 @@ def test_folder_duplicate_stem(tmp_path):
     save_image(make_folder(tmp_path) / "images" / "val" / "val-png.jpg")
     with pytest.raises(InputError, match=r"val-png\.PNG and val-png\.jpg; rename"):
         FolderDataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["album", "raw.heic", "notes.txt"])
+def test_what_is_no_photograph_is_named(tmp_path, name):
+    path = make_folder(tmp_path) / "images" / "train" / name
+    path.mkdir() if name == "album" else path.write_text("")
+    with pytest.raises(InputError, match=rf"train/{name} is no photograph that can be read; convert or move it"):
+        FolderDataset(tmp_path)
+
+
+def test_what_systems_leave_in_folders_is_passed_over(tmp_path):
+    for name in (".DS_Store", "._train-jpg.jpg", "Thumbs.db"):
+        (make_folder(tmp_path) / "images" / "train" / name).write_text("")
+    assert FolderDataset(tmp_path).ids("train") == ["train-jpg", "train-png"]
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".tif", ".bmp"])
+def test_folder_reads_further_image_types(tmp_path, suffix):
+    shade = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    Image.fromarray(shade).save(make_folder(tmp_path) / "images" / "train" / f"other{suffix}")
+    assert np.abs(FolderDataset(tmp_path).image("other").astype(int) - 90).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_upright_as_their_exif_data_say(tmp_path, orientation):
+    upright = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    # What a camera stores: the inverse of what the orientation asks for, by the EXIF standard.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png"), upright)
+    assert image_size(tmp_path / "a.png") == (4, 6)
+
+
+def test_deep_greyscale_is_scaled_to_eight_bits(tmp_path):
+    Image.fromarray(np.array([[0, 255, 256, 32768, 65535]], np.uint16)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0].tolist() == [[value] * 3 for value in (0, 0, 1, 128, 255)]
 
 
 def test_folder_that_is_not_there_or_empty(tmp_path):

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from neuralef.errors import InputError
 
@@ -78,7 +78,7 @@ class Dataset(ABC):
         if label.shape != image_size:
             raise InputError(
                 f"{self.name}: label of image {image_id!r} is {label.shape[1]}x{label.shape[0]}, its image "
-                f"{image_size[1]}x{image_size[0]}; both must have the same size"
+                f"{image_size[1]}x{image_size[0]} (upright, as its EXIF data say); both must have the same size"
             )
         unknown = sorted(set(np.unique(label).tolist()) - set(range(len(self.classes))) - {IGNORE_LABEL})
         if unknown:
@@ -240,8 +240,16 @@ def translate(stored: np.ndarray, meaning: Mapping[int, int], path: Path) -> np.
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Decode an image file to RGB, shape ``(H, W, 3)``, uint8; ``InputError`` if missing or truncated."""
-    return np.asarray(_open(path).convert("RGB"))
+    """Decode an image file to RGB, upright, shape ``(H, W, 3)``, uint8; ``InputError`` if missing or truncated.
+
+    Cameras store a photograph as the sensor lay and note in its EXIF data how to turn it; viewers, tools for labels and
+    the official code's reader turn it, and so does this. Deep greyscale is scaled to 8 bits.
+    """
+    picture = ImageOps.exif_transpose(_open(path))
+    if picture.mode.startswith("I"):
+        # Pillow would clip 16 bits at 255.
+        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+    return np.asarray(picture.convert("RGB"))
 
 
 def read_label(path: Path) -> np.ndarray:
@@ -252,10 +260,15 @@ def read_label(path: Path) -> np.ndarray:
     return np.asarray(picture)
 
 
+_SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations whose height lies across."""
+
+
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width by the header of an image file, without decoding it."""
+    """Height and width, upright, by the header of an image file, without decoding it."""
     with _opened(path) as picture:
-        return picture.height, picture.width
+        size = picture.height, picture.width
+        return size[::-1] if picture.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS else size
 
 
 def _open(path: Path) -> Image.Image:

@@ -2,9 +2,9 @@
 
 The layout::
 
-    images/<split>/<id>.jpg or .png    splits train and val
-    labels/<split>/<id>.png            8-bit class ids, 255 = ignore; may be missing for train
-    classes.csv                        id,name,red,green,blue
+    images/<split>/<id>.jpg    splits train and val; or .png, .webp, .tif, .bmp
+    labels/<split>/<id>.png    8-bit class ids, 255 = ignore; may be missing for train
+    classes.csv                id,name,red,green,blue
 """
 
 import csv
@@ -14,7 +14,10 @@ from neuralef.datasets.base import IGNORE_LABEL, FileDataset, ImageFiles, Semant
 from neuralef.errors import InputError
 
 PREFIX = "folder:"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+BYSTANDERS = ("thumbs.db", "desktop.ini")
+"""Files that Windows leaves in folders of photographs; so do others, under names that begin with a dot."""
+
 COLUMNS = ["id", "name", "red", "green", "blue"]
 
 
@@ -29,7 +32,7 @@ class FolderDataset(FileDataset):
 
     Raises:
         InputError: If the folder is missing or empty, ``classes.csv`` is missing or ill-formed, two images of a split
-            share a name, or a validation image has no label.
+            share a name, something among the images is none, or a validation image has no label.
     """
 
     def __init__(self, folder: str | Path):
@@ -57,6 +60,22 @@ class FolderDataset(FileDataset):
                 f"{root / 'labels' / 'val' / unlabelled[0]}.png or move the image to images/train"
             )
         super().__init__(root, {"train": train, "val": val})
+
+
+def photographs(folder: Path) -> list[Path]:
+    """Image files right in ``folder``, sorted; ``InputError`` if anything else is there that is not hidden."""
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and path.name.lower() not in BYSTANDERS
+    ]
+    for path in found:
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir():
+            raise InputError(
+                f"{path} is no photograph that can be read; convert or move it: files in {folder} end in "
+                f"{', '.join(IMAGE_SUFFIXES)}, and folders in it are not searched"
+            )
+    return found
 
 
 def read_classes(path: Path) -> tuple[SemanticClass, ...]:
@@ -111,9 +130,7 @@ def _files(root: Path, split: str) -> dict[str, ImageFiles]:
     """Images of a split by file name without suffix, with their labels where there are any."""
     images, labels = root / "images" / split, root / "labels" / split
     files: dict[str, ImageFiles] = {}
-    for image in sorted(images.iterdir()) if images.is_dir() else ():
-        if image.suffix.lower() not in IMAGE_SUFFIXES or image.name.startswith("."):
-            continue
+    for image in photographs(images) if images.is_dir() else ():
         if image.stem in files:
             raise InputError(f"{images} holds both {files[image.stem].image.name} and {image.name}; rename one of them")
         label = labels / f"{image.stem}.png"
