@@ -13,7 +13,6 @@ from typing import Literal, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -281,6 +280,8 @@ def fit_pca_kmeans(
     Raises:
         InputError: If there are fewer channels or patches than components.
     """
+    from sklearn.decomposition import PCA  # takes a second or two, and only this needs it
+
     mean = high_mean(store)
     points = _sample_prepared(store, config.kmeans_patches, seed, mean, progress=progress)
     if config.pca_channels > min(points.shape):

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 Outcome = Literal["holds", "does not hold", "within seed noise", "not run"]
 Region = Literal["above", "within", "beyond"]
@@ -144,7 +144,7 @@ class Difference:
         n = len(self.values)
         if n == 1:
             return self.mean, self.mean
-        half = stats.t.ppf((1 + level) / 2, n - 1) * np.std(self.values, ddof=1) / math.sqrt(n)
+        half = stdtrit(n - 1, (1 + level) / 2) * np.std(self.values, ddof=1) / math.sqrt(n)
         return self.mean - half, self.mean + half
 
 

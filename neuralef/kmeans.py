@@ -6,7 +6,6 @@ from typing import Literal
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -60,6 +59,8 @@ def fit_kmeans(
     Raises:
         InputError: If there are fewer points than clusters.
     """
+    from sklearn.cluster import KMeans  # takes a second or two, which every notebook would wait for
+
     if len(features) < num_clusters:
         raise InputError(f"{num_clusters} clusters were asked of {len(features)} patches; lower --clusters")
     drawn, others = features, np.empty(0, dtype=np.int64)

@@ -152,7 +152,8 @@ def test_segment_writes_a_map_of_the_photographs_size(monkeypatch, capsys, tmp_p
 def test_segment_takes_a_folder_of_photographs(monkeypatch, capsys, tmp_path):
     (tmp_path / "photos").mkdir()
     for name, size in (("a.png", (50, 70, 3)), ("b.jpg", (64, 48, 3))):
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)).save(tmp_path / "photos" / name)
+        noise = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "photos" / name)
     status, _, err = call(
         monkeypatch, capsys, "segment", tmp_path / "photos", "--dataset", "synthetic_scenes", "--profile", "smoke",
         "--method", "kmeans", "--out", tmp_path / "maps",
