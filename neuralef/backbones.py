@@ -418,10 +418,14 @@ def build(
         pretrained: Whether to load weights; ``False`` leaves them random, for tests and control experiments.
 
     Raises:
-        InputError: If the name or a block is unknown, or the weights cannot be had.
+        InputError: If the name or a block is unknown, a setting has no meaning for this backbone, or the weights cannot
+            be had.
     """
     spec = _SPECS.get(name) or _transformer_spec(name)
     if spec.architecture == "":
+        for setting, value in {"blocks": blocks, "high_level": high_level, "checkpoint": checkpoint}.items():
+            if value:
+                raise InputError(f"{setting} is {value!r}, but {name} is no network; leave it out or name a backbone")
         return ColourBackbone(spec)
     network = _network(spec, checkpoint=checkpoint, pretrained=pretrained)
     depth = len(network.blocks) if _is_transformer(network) else len(network.feature_info)

@@ -248,5 +248,10 @@ def kernel(
 
 def _sum(A: sp.csr_array, B: sp.csr_array) -> sp.csr_array:
     """``A + B`` of square float32 matrices on all threads; scipy's own has one, and wants sorted rows to be quick."""
+    if A.nnz + B.nnz > np.iinfo(np.int32).max:
+        raise InputError(
+            f"a graph of {A.shape[0]} patches with {A.nnz + B.nnz} entries is asked for, which 32-bit indices cannot "
+            "count; lower feature_neighbors or the number of patches"
+        )
     starts, columns, entries = loops.sparse_sum(A.indptr, A.indices, A.data, B.indptr, B.indices, B.data)
     return sp.csr_array((entries, columns, starts), shape=A.shape)

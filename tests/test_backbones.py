@@ -469,3 +469,11 @@ def test_fingerprint_follows_every_number_of_every_tensor(tmp_path, checkpoint, 
     state[name].view(-1)[-1] += 1
     safetensors.torch.save_file(state, tmp_path / "other.safetensors")
     assert build(TINY, checkpoint=tmp_path / "other.safetensors").fingerprint != tiny.fingerprint
+
+
+@pytest.mark.parametrize(
+    "setting", [{"blocks": (0, 5, 11)}, {"high_level": "keys"}, {"checkpoint": "weights.safetensors"}]
+)
+def test_settings_of_a_network_are_refused_where_there_is_none(setting):
+    with pytest.raises(InputError, match=rf"{next(iter(setting))} is .*, but colour_patches is no network"):
+        backbones.build("colour_patches", **setting)
