@@ -44,7 +44,7 @@ STREAM = 2
 """Keeps these random numbers apart from the others that training draws for the same seed and step."""
 
 
-class Batch(NamedTuple):
+class AugmentedBatch(NamedTuple):
     """Patches of a mini-batch.
 
     Attributes:
@@ -160,7 +160,9 @@ class AugmentedPhotographs:
     short_side: int
     config: Config
 
-    def batch(self, chosen: np.ndarray, rows: slice = ALL, columns: slice = ALL, *, seed: int, step: int) -> Batch:
+    def batch(
+        self, chosen: np.ndarray, rows: slice = ALL, columns: slice = ALL, *, seed: int, step: int
+    ) -> AugmentedBatch:
         """Features of random crops of some images.
 
         Args:
@@ -181,7 +183,7 @@ class AugmentedPhotographs:
             raise InputError(f"features of a crop at step {step} exceed float16; use another level or norm")
         kept = F.avg_pool2d(real.float(), self.backbone.patch_size)[:, rows, columns] >= 0.5
         colours = patch_colours(crops, grid)[:, rows, columns].half().float()
-        return Batch(levels.float(), colours, kept if self.config.mask_padding else None)
+        return AugmentedBatch(levels.float(), colours, kept if self.config.mask_padding else None)
 
     def crops(self, chosen: np.ndarray, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """The padded crops, float32 ``(images, 3, H, W)`` in [0, 1], and a mask of the pixels that are no padding."""

@@ -223,7 +223,7 @@ def standings(rows: pd.DataFrame, costs: pd.DataFrame) -> list[Standing]:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """mIoU of one method minus that of another under ``max_iou``, seed by seed.
 
     Attributes:
@@ -261,7 +261,7 @@ class Difference:
 
 def compare(
     rows: pd.DataFrame, out: Path, method: Method, other: Method, *, draws: int = 1000, level: float = 0.95
-) -> Difference:
+) -> PairedDifference:
     """Two methods of the same experiments.
 
     Args:
@@ -286,7 +286,7 @@ def compare(
         np.mean([score(run.sum(axis=0, dtype=np.int64), "max_iou").class_iou for run in runs], axis=0)
         for runs in (mine, theirs)
     )
-    return Difference(
+    return PairedDifference(
         method,
         other,
         paired_difference_interval(theirs, mine, draws=draws, level=level),
@@ -295,7 +295,7 @@ def compare(
     )
 
 
-def compare_all(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: float = 0.95) -> list[Difference]:
+def compare_all(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: float = 0.95) -> list[PairedDifference]:
     """Every method against K-means, then every method on psi against exact eigenvectors; see :func:`compare`."""
     names = [method for method, _ in _by_method(rows)]
     pairs = [(name, BASELINE) for name in names if name != BASELINE]
@@ -303,7 +303,7 @@ def compare_all(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: floa
     return [compare(rows, out, *pair, draws=draws, level=level) for pair in pairs if pair[1] in names]
 
 
-def method_table(members: Sequence[Standing], differences: Sequence[Difference]) -> pd.DataFrame:
+def method_table(members: Sequence[Standing], differences: Sequence[PairedDifference]) -> pd.DataFrame:
     """Methods in rows; quality and costs, strings ready to print; percent and points.
 
     Args:
@@ -337,7 +337,7 @@ def matching_table(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def difference_table(differences: Sequence[Difference]) -> pd.DataFrame:
+def difference_table(differences: Sequence[PairedDifference]) -> pd.DataFrame:
     """Pairs of methods in rows: what the first gains on the second, points of mIoU; strings ready to print."""
     return pd.DataFrame(
         {
@@ -383,7 +383,9 @@ def break_even(first: Standing, second: Standing) -> float | None:
     return (training - other_training) / (other_image - image)
 
 
-def sentences(members: Sequence[Standing], differences: Sequence[Difference], class_names: Sequence[str]) -> list[str]:
+def sentences(
+    members: Sequence[Standing], differences: Sequence[PairedDifference], class_names: Sequence[str]
+) -> list[str]:
     """What the numbers of one dataset say, in Markdown; percent, points, seconds.
 
     Args:
@@ -415,7 +417,7 @@ def graph_sentence(store: FeatureStore, config: Config) -> str:
     )
 
 
-def _quality_sentence(members: Sequence[Standing], differences: Sequence[Difference]) -> str:
+def _quality_sentence(members: Sequence[Standing], differences: Sequence[PairedDifference]) -> str:
     best = max(members, key=lambda one: np.mean(one.mean_iou))
     text = f"**Quality.** {best.title} has the highest mIoU, {mean_and_spread(best.mean_iou)} %"
     gain = next((found for found in differences if (found.method, found.other) == (best.method, BASELINE)), None)
@@ -459,7 +461,7 @@ def _front_sentence(members: Sequence[Standing]) -> str:
     return f"{text}. Beaten in all three: {'; '.join(losers)}." if losers else f"{text}."
 
 
-def _pair_sentence(found: Difference, mine: Standing, exact: Standing, class_names: Sequence[str]) -> str:
+def _pair_sentence(found: PairedDifference, mine: Standing, exact: Standing, class_names: Sequence[str]) -> str:
     (training, image), (exact_training, exact_image) = _costs(mine, exact)
     gains = np.array(found.class_gains)
     most, least = (class_names[int(choose(gains))] for choose in (np.nanargmax, np.nanargmin))

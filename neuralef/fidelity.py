@@ -40,7 +40,7 @@ from neuralef.config import PAPER_EIGENFUNCTIONS, Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.graph import normalized_adjacency
-from neuralef.training import half_cosine, new_optimizer, optimise, set_learning_rate
+from neuralef.training import new_optimizer, noise_of, optimise, schedules, set_learning_rate
 
 
 @dataclass(frozen=True)
@@ -330,9 +330,9 @@ def fit(
         functions.append(functions_of(psi, levels, config))
     for step in tqdm(range(steps), desc=f"fitting psi, seed {seed}", unit="step", disable=not progress):
         began = perf_counter()
-        temperature = half_cosine(step / steps, config.temperature_start, config.temperature_end)
-        set_learning_rate(optimizer, half_cosine(step / steps, config.learning_rate, 0.0))
-        noise = torch.Generator().manual_seed((seed + 1) << 32 | step)
+        temperature, learning_rate = schedules(config, step / steps)
+        set_learning_rate(optimizer, learning_rate)
+        noise = noise_of(seed, step)
         optimise(psi.train(), optimizer, levels, kernel, config, temperature=temperature, noise=noise)
         seconds += perf_counter() - began
         if step + 1 in kept:

@@ -236,7 +236,7 @@ def batch_at(
         levels, colours, kept = store.levels(images, rows, columns), store.colours(images, rows, columns), None
     else:
         levels, colours, kept = augmented.batch(images, rows, columns, seed=seed, step=step)
-    progress = step / total_steps(store, config)
+    temperature, learning_rate = schedules(config, step / total_steps(store, config))
     return Batch(
         step=step,
         epoch=epoch,
@@ -246,9 +246,9 @@ def batch_at(
         levels=levels,
         kappa=kernel_of(levels[..., -store.channels[-1] :], colours, config, kept),
         kept=kept,
-        temperature=half_cosine(progress, config.temperature_start, config.temperature_end),
-        learning_rate=half_cosine(progress, config.learning_rate, 0.0),
-        noise=torch.Generator().manual_seed((seed + 1) << 32 | step),
+        temperature=temperature,
+        learning_rate=learning_rate,
+        noise=noise_of(seed, step),
     )
 
 
@@ -275,6 +275,17 @@ def _train_step(
         kept=batch.kept,
     )
     return batch.report(objective)
+
+
+def schedules(config: Config, progress: float) -> tuple[float, float]:
+    """Temperature of the Gumbel-Softmax and learning rate when a share of all steps, 0 to 1, has been taken (3.5, 4.1)."""
+    temperature = half_cosine(progress, config.temperature_start, config.temperature_end)
+    return temperature, half_cosine(progress, config.learning_rate, 0.0)
+
+
+def noise_of(seed: int, step: int) -> torch.Generator:
+    """Source of the Gumbel noise of one step, the same however many steps came before it in this process."""
+    return torch.Generator().manual_seed((seed + 1) << 32 | step)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

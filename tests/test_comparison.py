@@ -10,7 +10,7 @@ from test_intervals import literal_mean_iou, tables
 
 from neuralef import comparison
 from neuralef.clustering import fit_spectral
-from neuralef.comparison import Difference, Standing, break_even, compare, measure_costs
+from neuralef.comparison import PairedDifference, Standing, break_even, compare, measure_costs
 from neuralef.errors import InputError
 from neuralef.experiments import open_workbench, run_experiment
 from neuralef.files import write_checked_tensors
@@ -26,7 +26,7 @@ MEMBERS = [KMEANS, EXACT, OURS]
 
 
 def difference(method, other, estimate, low, high, gains=(0.01, -0.01), class_gains=(0.1, -0.2, math.nan)):
-    return Difference(method, other, Interval(estimate, low, high), gains, class_gains)
+    return PairedDifference(method, other, Interval(estimate, low, high), gains, class_gains)
 
 
 DIFFERENCES = [
