@@ -278,7 +278,7 @@ def _train_step(
 
 
 def schedules(config: Config, progress: float) -> tuple[float, float]:
-    """Temperature of the Gumbel-Softmax and learning rate when a share of all steps, 0 to 1, has been taken (3.5, 4.1)."""
+    """Temperature of the Gumbel-Softmax (3.5) and learning rate (4.1) when a share of all steps, 0 to 1, is taken."""
     temperature = half_cosine(progress, config.temperature_start, config.temperature_end)
     return temperature, half_cosine(progress, config.learning_rate, 0.0)
 

@@ -278,8 +278,9 @@ def test_folder_reads_further_image_types(tmp_path, suffix):
     assert np.abs(FolderDataset(tmp_path).image("other").astype(int) - 90).max() <= 2
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_are_turned_upright_as_their_exif_data_say(tmp_path, orientation):
+def test_photographs_are_turned_upright_as_their_exif_data_say(tmp_path, orientation, suffix):
     upright = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     # What a camera stores: the inverse of what the orientation asks for, by the EXIF standard.
     stored = {
@@ -294,9 +295,19 @@ def test_photographs_are_turned_upright_as_their_exif_data_say(tmp_path, orienta
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "a.png"), upright)
-    assert image_size(tmp_path / "a.png") == (4, 6)
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    assert np.array_equal(read_image(path), upright)
+    assert image_size(path) == (4, 6)
+
+
+def test_damaged_exif_data_do_not_cost_the_photograph(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    for number, damaged in enumerate((b"Exif\0\0MM", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0nonsense")):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(path, exif=damaged)
+        assert np.array_equal(read_image(path), pixels)
+        assert image_size(path) == (4, 6)
 
 
 def test_deep_greyscale_is_scaled_to_eight_bits(tmp_path):

@@ -1,5 +1,6 @@
 """What every dataset offers: photographs, labels, classes and splits."""
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from neuralef.errors import InputError
 
@@ -245,7 +246,9 @@ def read_image(path: Path) -> np.ndarray:
     Cameras store a photograph as the sensor lay and note in its EXIF data how to turn it; viewers, tools for labels and
     the official code's reader turn it, and so does this. Deep greyscale is scaled to 8 bits.
     """
-    picture = ImageOps.exif_transpose(_open(path))
+    picture = _open(path)
+    if (turn := _TURNS.get(_orientation(picture))) is not None:
+        picture = picture.transpose(turn)
     if picture.mode.startswith("I"):
         # Pillow would clip 16 bits at 255.
         picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
@@ -260,15 +263,41 @@ def read_label(path: Path) -> np.ndarray:
     return np.asarray(picture)
 
 
-_SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations whose height lies across."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a stored image upright, by its EXIF orientation.
+
+``ImageOps.exif_transpose`` does the same, but writes the EXIF data anew, and fails where some of them are damaged.
+"""
+
+_SIDEWAYS = (
+    *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
+    *(Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
+)
+
+
+def _orientation(picture: Image.Image) -> int | None:
+    """The EXIF orientation of an image, if it has one that can be read."""
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return None
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width, upright, by the header of an image file, without decoding it."""
+    """Height and width, upright, of an image file; by its header, without decoding it, where that suffices."""
     with _opened(path) as picture:
+        if picture.format == "TIFF":
+            picture.load()  # Pillow turns TIFF by itself, some versions when it opens one, some when it decodes it
         size = picture.height, picture.width
-        return size[::-1] if picture.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS else size
+        return size[::-1] if _TURNS.get(_orientation(picture)) in _SIDEWAYS else size
 
 
 def _open(path: Path) -> Image.Image:
