@@ -243,8 +243,8 @@ def translate(stored: np.ndarray, meaning: Mapping[int, int], path: Path) -> np.
 def read_image(path: Path) -> np.ndarray:
     """Decode an image file to RGB, upright, shape ``(H, W, 3)``, uint8; ``InputError`` if missing or truncated.
 
-    Cameras store a photograph as the sensor lay and note in its EXIF data how to turn it; viewers, tools for labels and
-    the official code's reader turn it, and so does this. Deep greyscale is scaled to 8 bits.
+    Cameras store a photograph as the sensor lay and note in its EXIF data how to turn it; viewers and tools for labels
+    turn it, and so does this. Deep greyscale is scaled to 8 bits.
     """
     picture = _open(path)
     if (turn := _TURNS.get(_orientation(picture))) is not None:
