@@ -411,7 +411,7 @@ def build(
     Args:
         name: One of :func:`available`, or any timm vision transformer (``deit3_small_patch16_224``).
         blocks: Low, middle and high block, 0-indexed, negative from the end; default: the backbone's own
-            (first, middle and last for a timm ViT, as in the paper).
+            (first, middle and last for a timm ViT, as in the paper). ``colour_patches`` has none to choose from.
         high_level: Way the high block is read, see :data:`HighLevel`; default: the backbone's own (for a timm ViT the
             final norm, for DINO the keys).
         checkpoint: A local safetensors state dict to load instead of the published weights.
@@ -423,7 +423,7 @@ def build(
     """
     spec = _SPECS.get(name) or _transformer_spec(name)
     if spec.architecture == "":
-        for setting, value in {"blocks": blocks, "high_level": high_level, "checkpoint": checkpoint}.items():
+        for setting, value in {"high_level": high_level, "checkpoint": checkpoint}.items():
             if value:
                 raise InputError(f"{setting} is {value!r}, but {name} is no network; leave it out or name a backbone")
         return ColourBackbone(spec)

@@ -471,9 +471,7 @@ def test_fingerprint_follows_every_number_of_every_tensor(tmp_path, checkpoint, 
     assert build(TINY, checkpoint=tmp_path / "other.safetensors").fingerprint != tiny.fingerprint
 
 
-@pytest.mark.parametrize(
-    "setting", [{"blocks": (0, 5, 11)}, {"high_level": "keys"}, {"checkpoint": "weights.safetensors"}]
-)
+@pytest.mark.parametrize("setting", [{"high_level": "keys"}, {"checkpoint": "weights.safetensors"}])
 def test_settings_of_a_network_are_refused_where_there_is_none(setting):
     with pytest.raises(InputError, match=rf"{next(iter(setting))} is .*, but colour_patches is no network"):
         backbones.build("colour_patches", **setting)
