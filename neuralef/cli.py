@@ -186,6 +186,8 @@ def segment(
 
     ensure_writable_folder(out)
     images = [path for given in images for path in (photographs(given) if given.is_dir() else [given])]
+    if not images:
+        raise InputError("the folders given hold no photographs; name some that do")
     written: dict[Path, Path] = {}
     for path in images:
         for target in (out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"):

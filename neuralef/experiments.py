@@ -6,7 +6,6 @@ what is whole and computes the rest; rows are then derived from the contingency 
 """
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from neuralef import backbones, crf, datasets, provenance
@@ -30,7 +28,14 @@ from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, image_counts, score
 from neuralef.features import FeatureStore, extract, to_tensor
-from neuralef.files import ensure_writable_folder, read_checked_tensors, read_json, write_checked_tensors, write_json
+from neuralef.files import (
+    ensure_writable_folder,
+    read_checked_tensors,
+    read_json,
+    write_checked_tensors,
+    write_json,
+    write_png,
+)
 from neuralef.methods import REGISTRY, Recipe
 from neuralef.paths import cache_root
 from neuralef.protocols import Sliding
@@ -554,10 +559,7 @@ def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench
 
 def save_map(path: Path, ids: np.ndarray) -> None:
     """Write a map of ids as PNG: 16-bit for uint16 (clusters), 8-bit for uint8 (classes)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    Image.fromarray(ids).save(unfinished, format="png")
-    unfinished.replace(path)
+    write_png(path, ids)
 
 
 def _claim_maps(folder: Path, experiment_id: str) -> None:

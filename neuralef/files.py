@@ -1,5 +1,6 @@
 """Writing without half-written results: temporary names, renames, checksums."""
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -7,8 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import Tensor
 
 from neuralef.errors import InputError
@@ -45,6 +48,13 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, document: Any) -> Path:
     """:func:`write_text` of an indented JSON document."""
     return write_text(path, json.dumps(document, indent=1) + "\n")
+
+
+def write_png(path: Path, pixels: np.ndarray) -> Path:
+    """:func:`write_bytes` of an image: ``(H, W)``, uint8 or uint16, or RGB ``(H, W, 3)``, uint8."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="png")
+    return write_bytes(path, content.getvalue())
 
 
 def read_json(path: Path, *needed: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Maps that are never negative are drawn with viridis from 0, signed maps with coo
 without colour vision and signs show.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -19,7 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
-from PIL import Image
+
+from neuralef.files import write_png
 
 
 def draw_picture(axes: Axes, picture: np.ndarray, *, span: tuple[float, float] | None = None) -> None:
@@ -135,9 +135,7 @@ def save_overlay(path: Path, picture: np.ndarray, clusters: np.ndarray, *, num_c
         num_clusters: Number of colours to choose among, so that equal clusters of several images have equal colours.
     """
     blended = (0.35 * picture + 0.65 * paint(clusters, cluster_colours(num_clusters))).astype(np.uint8)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    Image.fromarray(np.hstack([picture, blended])).save(unfinished, format="png")
-    return unfinished.replace(path)
+    return write_png(path, np.hstack([picture, blended]))
 
 
 def curves(x: np.ndarray, values: Mapping[str, np.ndarray], *, xlabel: str, columns: int = 3) -> Figure:

@@ -226,6 +226,7 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("data", "prepare", "moon"), "moon"),
         (("weights", "fetch", "moon"), "moon"),
         (("segment", "nowhere.jpg", "--out", "OUT"), "nowhere.jpg"),
+        (("segment", "OUT", "--out", "OUT"), "hold no photographs"),
         (("segment", "a/x.png", "b/x.png", "--out", "OUT"), "a/x.png and b/x.png would both write"),
         (("segment", "x.png", "x_overlay.jpg", "--out", "OUT"), "x_overlay.png"),
         (("segment", "OUT/x.png", "--out", "OUT"), "would be overwritten"),

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -253,3 +255,9 @@ def test_a_sparse_product_adds_its_entries_in_their_order():
             expected[u] += matrix.data[entry] * dense[matrix.indices[entry]]
     found = loops.sparse_product(matrix.indptr, matrix.indices, matrix.data, dense)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_sum_beyond_32_bit_indices_is_refused():
+    vast = SimpleNamespace(nnz=2**30, shape=(5_000_000, 5_000_000))
+    with pytest.raises(InputError, match=r"5000000 patches with 2147483648 entries .*; lower feature_neighbors"):
+        graph._sum(vast, vast)

@@ -251,7 +251,7 @@ def read_image(path: Path) -> np.ndarray:
         picture = picture.transpose(turn)
     if picture.mode.startswith("I"):
         # Pillow would clip 16 bits at 255.
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 256).astype(np.uint8))
     return np.asarray(picture.convert("RGB"))
 
 
@@ -277,10 +277,8 @@ _TURNS = {
 ``ImageOps.exif_transpose`` does the same, but writes the EXIF data anew, and fails where some of them are damaged.
 """
 
-_SIDEWAYS = (
-    *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
-    *(Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
-)
+_SIDEWAYS = range(5, 9)
+"""The EXIF orientations whose height lies across."""
 
 
 def _orientation(picture: Image.Image) -> int | None:
@@ -297,7 +295,7 @@ def image_size(path: Path) -> tuple[int, int]:
         if picture.format == "TIFF":
             picture.load()  # Pillow turns TIFF by itself, some versions when it opens one, some when it decodes it
         size = picture.height, picture.width
-        return size[::-1] if _TURNS.get(_orientation(picture)) in _SIDEWAYS else size
+        return size[::-1] if _orientation(picture) in _SIDEWAYS else size
 
 
 def _open(path: Path) -> Image.Image:
