@@ -24,6 +24,7 @@ NAMES = (
     "eigen",
     "scale",
     "profiles",
+    "gpu",
 )
 
 
@@ -39,11 +40,12 @@ def main(
         raise typer.BadParameter(f"unknown benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
     folder = out or results_root("bench")
     for name in tqdm(names or NAMES, desc="benchmarks", unit="benchmark"):
-        rows = []
-        for row in import_module(f"benchmarks.{name}").run():
+        benchmark, rows = import_module(f"benchmarks.{name}"), []
+        for row in benchmark.run():
             rows.append(row)
             tqdm.write(table([row]).to_string(index=False, header=len(rows) == 1))
-        write_rows(folder, name, rows)
+        if rows:  # else the benchmark has said what this machine lacks
+            write_rows(folder, name, rows, getattr(benchmark, "COMPUTED_ON", "cpu"))
     if not names:
         hot_spots.write(folder)
     typer.echo(f"benchmarks are in {folder / 'benchmarks.md'}")

@@ -19,6 +19,7 @@ from neuralef import provenance
 from neuralef.files import write_text
 from neuralef.measuring import THREADS as THREADS  # this and the next: the benchmarks take them from here
 from neuralef.measuring import measure as measure
+from neuralef.precision import Device
 
 log = logging.getLogger(__name__)
 
@@ -71,26 +72,26 @@ def more_is_better(
     return Row(benchmark, case, quantity, reference, theirs, ours, ours / theirs, target)
 
 
-def machine() -> str:
-    """Processor, threads, BLAS libraries and versions: what a ratio depends on besides the code."""
+def machine(computed_on: Device = "cpu") -> str:
+    """GPU if one computes, processor, threads, BLAS libraries, versions: what a ratio depends on besides the code."""
     pools = {f"{pool['internal_api']} {pool.get('version') or ''}".strip() for pool in threadpool_info()}
     # torch carries its own MKL, which threadpoolctl does not list.
     capability = torch.backends.cpu.get_cpu_capability()
     sha, dirty = provenance.git_state()
     return (
-        f"{provenance.device()}; {platform.system()}; torch with MKL {torch.backends.mkl.is_available()}, oneDNN "
-        f"{torch.backends.mkldnn.is_available()}, {capability}; other BLAS and OpenMP: {', '.join(sorted(pools))}; "
-        f"{provenance.versions()}; commit {sha[:10]}{' with changes' if dirty else ''}"
+        f"{provenance.device(computed_on)}; {platform.system()}; torch with MKL {torch.backends.mkl.is_available()}, "
+        f"oneDNN {torch.backends.mkldnn.is_available()}, {capability}; other BLAS and OpenMP: "
+        f"{', '.join(sorted(pools))}; {provenance.versions()}; commit {sha[:10]}{' with changes' if dirty else ''}"
     )
 
 
-def write_rows(folder: Path, name: str, rows: Sequence[Row]) -> Path:
+def write_rows(folder: Path, name: str, rows: Sequence[Row], computed_on: Device = "cpu") -> Path:
     """Keep the rows of one benchmark as ``<folder>/<name>.csv`` and rewrite ``<folder>/benchmarks.md`` from all."""
     text = io.StringIO()
     columns = [*(field.name for field in fields(Row)), "machine"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**asdict(row), "machine": machine()} for row in rows)
+    writer.writerows({**asdict(row), "machine": machine(computed_on)} for row in rows)
     write_text(folder / f"{name}.csv", text.getvalue())
     return write_text(folder / "benchmarks.md", markdown(folder))
 

@@ -33,7 +33,7 @@ def run() -> Iterator[Row]:
     config, K, batch = PAPER.config, PAPER.clusters, PAPER.config.batch_images
     costs = {
         features: sizing.backbone_cost(vit, (CROP, CROP), batch),
-        step: sizing.step_cost(vit, CROP, K, config, dense=False),
+        step: sizing.step_cost(vit, CROP, K, config, form="sparse"),
     }
     held = sizing.SINGLE * (vit.parameters + sizing.psi_parameters(3 * vit.channels, K, config))
     with TemporaryDirectory() as folder:

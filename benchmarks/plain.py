@@ -44,10 +44,10 @@ def dense_pixel_graph(colours: Tensor, config: Config, *, first_of_equals: bool 
     """
     _, h, w, _ = colours.shape
     y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing="ij")
-    position = torch.stack([x, y], dim=-1).flatten(0, 1)
+    position = torch.stack([x, y], dim=-1).flatten(0, 1).to(colours.device)
     blocks = []
     for image in colours.flatten(1, 2):
-        links = torch.zeros(h * w, h * w)
+        links = torch.zeros(h * w, h * w, device=colours.device)
         for k, weight in zip(config.pixel_neighbors, config.coordinate_weights, strict=True):
             points = torch.cat([image, weight * position], dim=1)
             if first_of_equals:

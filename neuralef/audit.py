@@ -102,7 +102,7 @@ class LinearProbe(ClusterHead):
 
     @torch.inference_mode()
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102 (inherited)
-        return self.probe(hidden_features(self.psi, levels, self.precision))
+        return self.probe(hidden_features(self.psi, levels, self.precision)).cpu()
 
     @property
     def num_clusters(self) -> int:  # noqa: D102
@@ -210,7 +210,8 @@ def train_probed(
         new_psi(store, config, num_eigenfunctions, seed),
         label_counts.shape[-1],
         generator=torch.Generator().manual_seed(seed),
-    ).train()
+    )
+    network = network.to(config.device).train()
     optimizer = new_optimizer(network, config)
     weight = official_label_weight(config) if label_weight is None else label_weight
     history, seconds = run_steps(
@@ -242,12 +243,13 @@ def _train_step(
 ) -> ProbedStep:
     batch = batch_at(store, config, seed=seed, step=step)
     set_learning_rate(optimizer, batch.learning_rate)
-    with autocast(config.precision):
+    with autocast(config.precision, batch.levels.device):
         hidden = network.psi.hidden(batch.levels.flatten(1, 2))  # (images, T, width)
         logits = network.psi.head(hidden)
     objective = objective_of(logits, batch.kappa, config, temperature=batch.temperature, noise=batch.noise)
     counts = label_counts[:, batch.rows, batch.columns][batch.images].astype(np.float32)  # (images, h, w, C)
+    pixels = torch.from_numpy(counts).flatten(1, 2).to(config.device)
     seen = hidden.detach() if variant == "detached" else hidden
-    cross_entropy = pixel_cross_entropy(network.probe(seen.float()), torch.from_numpy(counts).flatten(1, 2))
+    cross_entropy = pixel_cross_entropy(network.probe(seen.float()), pixels)
     descend(optimizer, objective.loss + label_weight * cross_entropy)
     return ProbedStep(**vars(batch.report(objective)), cross_entropy=cross_entropy.item())

@@ -21,7 +21,9 @@ References:
     mmseg, after Liu et al., *SSD*, arXiv:1512.02325.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -188,12 +190,18 @@ class AugmentedPhotographs:
     def crops(self, chosen: np.ndarray, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """The padded crops, float32 ``(images, 3, H, W)`` in [0, 1], and a mask of the pixels that are no padding."""
         shape = (len(chosen), 3, self.crop_size, self.crop_size)
-        crops = self.backbone.mean.expand(shape).clone()
+        crops = self.backbone.mean.cpu().expand(shape).clone()
         real = torch.zeros(shape[0], *shape[2:], dtype=torch.bool)
-        for place, index in enumerate(chosen):
+
+        def crop(place: int) -> Tensor:
             view = draw_view(np.random.default_rng([seed, step, STREAM, place]))
-            pixels = apply_view(self.read(self.ids[index]), view, self.short_side, self.crop_size)
-            _, height, width = pixels.shape
-            crops[place, :, :height, :width] = pixels
-            real[place, :height, :width] = True
+            return apply_view(self.read(self.ids[chosen[place]]), view, self.short_side, self.crop_size)
+
+        # Beside a GPU the processor has nothing else to do; without one, the backbone takes many times what crops do.
+        workers = os.cpu_count() if self.backbone.device.type == "cuda" else 1
+        with ThreadPoolExecutor(workers) as pool:
+            for place, pixels in enumerate(pool.map(crop, range(len(chosen)))):
+                _, height, width = pixels.shape
+                crops[place, :, :height, :width] = pixels
+                real[place, :height, :width] = True
         return crops, real

@@ -48,7 +48,10 @@ HighLevel = Literal["final_norm", "layer_norm", "raw", "keys"]
 the attention keys of its block (what the official code does for DINO backbones)."""
 
 IMAGES_AT_ONCE = {"float32": 8, "bfloat16": 2}
-"""Images of one pass; in bfloat16 the attention matrices of two still fit the processor's cache."""
+"""Images of one pass on a processor; in bfloat16 the attention matrices of two still fit its cache."""
+
+IMAGES_AT_ONCE_CUDA = 16
+"""Images of one pass on a GPU: a batch of the paper's."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,11 @@ class Backbone(nn.Module, ABC):
         identity = f"{tapped} {patch_size} {tuple(mean)} {tuple(std)} {weights_digest}"
         self.fingerprint = sha256(identity.encode()).hexdigest()
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights; :meth:`to` moves them."""
+        return self.mean.device
+
     def levels(self, images: Tensor, *, precision: Precision = "float32") -> list[Tensor]:
         """Low, middle and high features of a batch.
 
@@ -253,18 +261,22 @@ class Backbone(nn.Module, ABC):
             precision: Precision of the matrix products; the rest stays in float32.
 
         Returns:
-            One ``(B, C, ceil(H / P), ceil(W / P))`` tensor per level.
+            One ``(B, C, ceil(H / P), ceil(W / P))`` tensor per level, on the backbone's device.
         """
         height, width = images.shape[-2:]
-        normalised = (images - self.mean) / self.std
+        normalised = (images.to(self.device) - self.mean) / self.std
         padded = F.pad(normalised, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        with autocast(precision):
+        with autocast(precision, self.device):
             return self._levels(self.network if precision == "float32" else self._bfloat16_network, padded)
 
     def forward(self, images: Tensor, *, precision: Precision = "float32") -> Tensor:
-        """All levels concatenated, the high one last: ``(B, 3, H, W)`` in [0, 1] to float32 ``(B, h, w, sum C)``."""
+        """All levels concatenated, the high one last: ``(B, 3, H, W)`` in [0, 1] to float32 ``(B, h, w, sum C)``.
+
+        The images may lie on another device; the features are on the backbone's.
+        """
+        together = IMAGES_AT_ONCE[precision] if self.device.type == "cpu" else IMAGES_AT_ONCE_CUDA
         with torch.inference_mode():
-            parts = [self.levels(part, precision=precision) for part in images.split(IMAGES_AT_ONCE[precision])]
+            parts = [self.levels(part, precision=precision) for part in images.split(together)]
             joined = [torch.cat([level.float() for level in levels], dim=1) for levels in parts]
         return torch.cat(joined).permute(0, 2, 3, 1)
 
@@ -275,7 +287,7 @@ class Backbone(nn.Module, ABC):
         for module in network.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(torch.bfloat16)
-            if hasattr(module, "fused_attn"):
+            if hasattr(module, "fused_attn") and self.device.type == "cpu":
                 module.fused_attn = False  # torch's fused attention on a CPU multiplies in float32
         return network
 

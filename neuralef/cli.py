@@ -317,14 +317,15 @@ def _experiment(
 ):
     from neuralef.config import load_profile, parse_assignments
     from neuralef.experiments import Experiment
-    from neuralef.precision import native_precisions
+    from neuralef.precision import native_precisions, require
 
     base = load_profile(profile)
     config = base.config.updated(parse_assignments(settings or []))
-    if config.precision not in native_precisions():
+    require(config.device)
+    if config.precision not in native_precisions(config.device):
         log.warning(
-            "precision is %s, which this processor emulates, many times slower than float32; "
-            "--set precision=fastest chooses by the processor",
+            "precision is %s, which this device emulates, many times slower than float32; "
+            "--set precision=fastest chooses by the device",
             config.precision,
         )
     options, source_options = (

@@ -47,7 +47,7 @@ class ClusterHead(ABC):
 
     @abstractmethod
     def logits(self, levels: Tensor) -> Tensor:
-        """All levels ``(images, h, w, sum C)`` to logits ``(images, h, w, K)``, float32."""
+        """All levels ``(images, h, w, sum C)`` to logits ``(images, h, w, K)``, float32, both in host memory."""
 
     def image_logits(self, levels: Tensor, colours: Tensor) -> Tensor:
         """:meth:`logits`, for heads that look at the images as well.
@@ -201,7 +201,7 @@ class EigenfunctionHead(FittedHead):
 
     @torch.inference_mode()
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
-        return self.psi.head(hidden_features(self.psi, levels, self.precision))
+        return self.psi.head(hidden_features(self.psi, levels, self.precision)).cpu()
 
     @property
     def num_clusters(self) -> int:  # noqa: D102
@@ -225,7 +225,7 @@ class HiddenKMeans(FittedHead):
 
     @torch.inference_mode()
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
-        return self.centroids.logits(hidden_features(self.psi, levels, self.precision))
+        return self.centroids.logits(hidden_features(self.psi, levels, self.precision).cpu())
 
     @property
     def num_clusters(self) -> int:  # noqa: D102
@@ -244,8 +244,9 @@ def hidden_features(psi: Eigenfunctions, levels: Tensor, precision: Precision) -
     """What feeds psi's head, float32: ``(images, h, w, sum C)`` to ``(images, h, w, width)``.
 
     ``precision`` is that of the blocks; logits and distances are left to float32, whose rounding decides no argmax.
+    They are on psi's device, wherever the levels lie.
     """
-    with autocast(precision):
+    with autocast(precision, psi.device):
         hidden = psi.hidden(levels.flatten(1, 2))
     return hidden.float().unflatten(1, levels.shape[1:3])
 
@@ -360,7 +361,7 @@ def _sample(store: FeatureStore, patches: int, seed: int, features_of, *, progre
     rng = np.random.default_rng(seed)
     points, filled = np.empty((0, 0), dtype=np.float32), 0
     for rows in tqdm(_passes(images), desc="patches to cluster", unit="batch", disable=not progress):
-        features = features_of(rows).flatten(1, -2).numpy()  # (images, T, C)
+        features = features_of(rows).flatten(1, -2).cpu().numpy()  # (images, T, C)
         if not filled:
             points = np.empty((len(images) * kept, features.shape[-1]), dtype=np.float32)
         for image in features:

@@ -10,7 +10,7 @@ import yaml
 
 from neuralef.errors import InputError
 from neuralef.paths import PROFILES
-from neuralef.precision import FASTEST, Precision, fastest_precision
+from neuralef.precision import FASTEST, Device, Precision, fastest_device, fastest_precision
 
 PAPER_EIGENFUNCTIONS = 256
 """K of the paper's main tables, at which its beta is 0.08."""
@@ -21,8 +21,8 @@ CLUSTERING_PREFIXES = ("kmeans_", "pca_", "spectral_", "deep_spectral_")
 WITHOUT_BFLOAT16 = "in float32: this processor has no products in bfloat16"
 """Remark on a profile that asks for the fastest precision."""
 
-FEATURE_FIELDS = ("image_size", "blocks", "high_level", "checkpoint", "precision")
-"""Fields that stored features depend on; ``precision`` is psi's as well."""
+FEATURE_FIELDS = ("image_size", "blocks", "high_level", "checkpoint", "precision", "device")
+"""Fields that stored features depend on; ``precision`` and ``device`` are psi's as well."""
 
 EVALUATION_FIELDS = ("protocol", "window", "window_stride", "crf")
 """Fields that only say how a fitted method is applied and scored; ``short_side`` too, unless training augments."""
@@ -42,6 +42,7 @@ class Config:
     high_level: Literal["final_norm", "layer_norm", "raw", "keys"] | None = None  # None: the backbone's own
     checkpoint: str | None = None  # local safetensors file instead of the published weights
     precision: Precision = "float32"  # of the backbone and of psi's blocks
+    device: Device = "cpu"  # of the backbone, the kernel, psi and merged windows; all else is the processor's
 
     # Kernel (Eqs. 2-4)
     feature_neighbors: int = 256  # k
@@ -149,7 +150,8 @@ class Config:
     def updated(self, changes: Mapping[str, Any]) -> "Config":
         """A copy with some fields replaced; values may be strings, as from ``--set field=value``.
 
-        ``precision`` may be ``fastest``, which becomes what that is on this processor.
+        ``device`` may be ``fastest``, which becomes ``cuda`` where there is a GPU, and so may ``precision``, which
+        becomes what that is on the device.
 
         Raises:
             InputError: If a field is unknown or a value does not have its type.
@@ -158,8 +160,10 @@ class Config:
         unknown = sorted(set(changes) - set(hints))
         if unknown:
             raise InputError(f"unknown hyper-parameter {unknown[0]!r}; there are {', '.join(hints)}")
+        if changes.get("device") == FASTEST:
+            changes = {**changes, "device": fastest_device()}
         if changes.get("precision") == FASTEST:
-            changes = {**changes, "precision": fastest_precision()}
+            changes = {**changes, "precision": fastest_precision(changes.get("device", self.device))}
         return dataclasses.replace(self, **{name: _parse(name, value, hints[name]) for name, value in changes.items()})
 
 

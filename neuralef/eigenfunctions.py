@@ -164,9 +164,17 @@ class Eigenfunctions(nn.Module):
                     nn.init.zeros_(module.bias)
         parametrize.register_parametrization(self.head, "weight", OrthonormalRows())
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.norm.weight.device
+
     def hidden(self, features: Tensor) -> Tensor:
-        """What feeds the head (and what "Ours*" clusters): ``(images, T, 3C)`` to ``(images, T, width)``."""
-        return self.norm(self.blocks(self.projection(self.standardise(features))))
+        """What feeds the head (and what "Ours*" clusters): ``(images, T, 3C)`` to ``(images, T, width)``.
+
+        The features may lie on another device; the result is on psi's.
+        """
+        return self.norm(self.blocks(self.projection(self.standardise(features.to(self.device)))))
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits, before quantisation and normalisation: ``(images, T, 3C)`` to ``(images, T, K)``."""

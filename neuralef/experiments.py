@@ -38,6 +38,7 @@ from neuralef.files import (
 )
 from neuralef.methods import REGISTRY, Recipe
 from neuralef.paths import cache_root
+from neuralef.precision import require
 from neuralef.protocols import Sliding
 from neuralef.provenance import digest as _digest
 from neuralef.results import ResultRow, append_classes, append_rows, parameter_columns
@@ -46,7 +47,7 @@ from neuralef.training import Training, train
 
 log = logging.getLogger(__name__)
 
-TRAINING_MODULES = ("config", "precision", "loops", "graph", "eigenfunctions", "objective", "training")
+TRAINING_MODULES = ("config", "precision", "loops", "graph", "graph_torch", "eigenfunctions", "objective", "training")
 AUGMENTATION_MODULES = ("backbones", "features", "protocols", "augmentation")
 EVALUATION_MODULES = (
     "kmeans",
@@ -146,11 +147,13 @@ class Workbench:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The frozen network with its weights."""
+        """The frozen network with its weights, on the device of the configuration."""
         config = self.config
-        return backbones.build(
+        require(config.device)
+        backbone = backbones.build(
             self.backbone_name, blocks=config.blocks, high_level=config.high_level, checkpoint=config.checkpoint
         )
+        return backbone.to(config.device)
 
     @cached_property
     def train(self) -> FeatureStore:
@@ -334,7 +337,7 @@ class Workbench:
             crop = to_tensor(image[None])
             began = perf_counter()
             for _ in range(passes):
-                self.backbone(crop, precision=self.config.precision)
+                self.backbone(crop, precision=self.config.precision).cpu()  # waits for a GPU
             next(segment_store(head, store.only(index), lambda _, image=image: image))
             taken.append(perf_counter() - began)
         return float(np.median(taken[1:]))
@@ -505,7 +508,7 @@ def _evaluate(
             "method": method,
             "counts": counts[number].tolist(),
             "images": images,
-            **provenance.stamp(),
+            **provenance.stamp(config.device),
             "extract_s": round(extract_s[number], 3),
             "train_s": round(bench.training(clusters, seed, config).train_s, 3) if REGISTRY[method].needs_psi else 0.0,
             "cluster_s": round(fitted[number].seconds, 3),

@@ -163,13 +163,13 @@ def shifted_levels(backbone: Backbone, images: Tensor, views: int, precision: Pr
         precision: Precision of the matrix products.
 
     Returns:
-        Features of all levels, shape ``(B, views * h, views * w, sum C)``, float32.
+        Features of all levels, shape ``(B, views * h, views * w, sum C)``, float32, in host memory.
 
     Raises:
         ValueError: If the sides do not fit.
     """
     if views == 1:
-        return backbone(images, precision=precision)
+        return backbone(images, precision=precision).cpu()
     height, width = images.shape[-2:]
     P = backbone.patch_size
     if height % P or width % P:
@@ -219,6 +219,7 @@ def extract(
         "images": dataset.image_fingerprint(split),
         "backbone": backbone.fingerprint,
         "precision": config.precision,
+        "device": backbone.device.type,
         "crop_size": crop_size,
         "views": views,
     }

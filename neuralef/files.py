@@ -81,7 +81,7 @@ def tensors_digest(tensors: Mapping[str, Tensor], document: str = "") -> str:
 
 def write_checked_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> Path:
     """Keep tensors and a JSON document that belong together in one safetensors file with a checksum over both."""
-    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(document)
     metadata = {"document": text, "sha256": tensors_digest(whole, text)}
     return write_bytes(path, safetensors.torch.save(whole, metadata))

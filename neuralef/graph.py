@@ -56,14 +56,9 @@ def nearest_neighbors(features: Tensor, neighbors: int, *, block: tuple[int, int
         InputError: If there are not that many other patches, or a feature is not finite.
     """
     N, _ = features.shape
-    if not 1 <= neighbors < N:
-        raise InputError(
-            f"feature_neighbors is {neighbors}, but a graph of {N} patches allows 1..{N - 1}; "
-            "lower feature_neighbors or put more images in a batch"
-        )
+    check_feature_neighbors(N, neighbors)
     unit = F.normalize(features.float(), dim=1)
-    if not unit.isfinite().all():
-        raise InputError("features are not all finite; delete the feature cache and compute them again")
+    check_finite(unit)
     transposed = unit.T.contiguous()
     capacity = 2 * neighbors  # about as many pass the first thresholds
     values = np.empty((N, capacity), dtype=np.float32)
@@ -89,6 +84,29 @@ def nearest_neighbors(features: Tensor, neighbors: int, *, block: tuple[int, int
         lengths[u] = neighbors
     loops.keep_largest_of_rows(values, indices, lengths, neighbors)
     return torch.from_numpy(indices[:, :neighbors].copy()), torch.from_numpy(values[:, :neighbors].copy())
+
+
+def check_feature_neighbors(patches: int, neighbors: int) -> None:
+    """Raise ``InputError`` if a graph of so many patches has not so many neighbours for each."""
+    if not 1 <= neighbors < patches:
+        raise InputError(
+            f"feature_neighbors is {neighbors}, but a graph of {patches} patches allows 1..{patches - 1}; "
+            "lower feature_neighbors or put more images in a batch"
+        )
+
+
+def check_finite(features: Tensor) -> None:
+    """Raise ``InputError`` if a feature is not finite."""
+    if not features.isfinite().all():
+        raise InputError("features are not all finite; delete the feature cache and compute them again")
+
+
+def check_pixel_neighbors(patches: int, neighbors: Sequence[int]) -> None:
+    """Raise ``InputError`` if an image of so many patches has no more than a search wants neighbours."""
+    if max(neighbors) >= patches:
+        raise InputError(
+            f"pixel_neighbors {tuple(neighbors)} need more than {max(neighbors)} patches an image; there are {patches}"
+        )
 
 
 def _first_thresholds(unit: Tensor, neighbors: int) -> np.ndarray:
@@ -155,19 +173,21 @@ def pixel_graph(
     Raises:
         InputError: If an image has no more patches than a search wants neighbours.
     """
-    M, h, w, _ = colours.shape
-    T = h * w
-    if kept is None and max(neighbors) >= T:
-        raise InputError(
-            f"pixel_neighbors {tuple(neighbors)} need more than {max(neighbors)} patches an image; there are {T}"
-        )
-    y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing="ij")
-    nodes = torch.cat([colours.float(), torch.stack([x, y], dim=-1).expand(M, h, w, 2)], dim=-1).flatten(1, 2)
+    nodes = patch_nodes(colours)
     if kept is None:
+        check_pixel_neighbors(nodes.shape[1], neighbors)
         return _nearest_links(nodes, neighbors, coordinate_weights)
     images = [of_image[real] for of_image, real in zip(nodes, kept.flatten(1), strict=True)]
     blocks = [_nearest_links(of_image[None], neighbors, coordinate_weights) for of_image in images if len(of_image)]
     return sp.csr_array(sp.block_diag(blocks, format="csr"))
+
+
+def patch_nodes(colours: Tensor) -> Tensor:
+    """Colour and position (red, green, blue, x, y) of every patch, all in [0, 1]: ``(M, h, w, 3)`` to ``(M, T, 5)``."""
+    M, h, w, _ = colours.shape
+    y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing="ij")
+    positions = torch.stack([x, y], dim=-1).to(colours.device)
+    return torch.cat([colours.float(), positions.expand(M, h, w, 2)], dim=-1).flatten(1, 2)
 
 
 def _nearest_links(nodes: Tensor, neighbors: Sequence[int], coordinate_weights: Sequence[float]) -> sp.csr_array:

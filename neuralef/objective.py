@@ -36,6 +36,10 @@ OFFICIAL_TRACE_SCALE = 0.01
 """t of the official code: squared column norm of its Psi."""
 
 
+Kernel = sp.csr_array | Tensor
+"""A kernel over a batch: scipy's matrix where a processor multiplies, a sparse tensor on a GPU."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """Value of the objective on one batch.
@@ -52,7 +56,7 @@ class Objective:
 
 
 def neural_eigenfunction_objective(
-    psi: Tensor, kernel: sp.csr_array, *, orthogonality_weight: float, trace_scale: float = OFFICIAL_TRACE_SCALE
+    psi: Tensor, kernel: Kernel, *, orthogonality_weight: float, trace_scale: float = OFFICIAL_TRACE_SCALE
 ) -> Objective:
     r"""Minus Eq. 5 in the official constants, see the module's derivation.
 
@@ -62,7 +66,7 @@ def neural_eigenfunction_objective(
 
     Args:
         psi: Normalised eigenfunctions on the batch, shape ``(B, K)``.
-        kernel: :math:`\kappa`, shape ``(B, B)``, symmetric.
+        kernel: :math:`\kappa`, shape ``(B, B)``, symmetric; a tensor where psi is on a GPU.
         orthogonality_weight: Weight w of the penalty, the paper's nominal beta.
         trace_scale: Squared column norm t of the official code.
 
@@ -70,10 +74,9 @@ def neural_eigenfunction_objective(
         ValueError: If the kernel's size is not the batch's.
     """
     B, K = psi.shape
-    if kernel.shape != (B, B):
+    if tuple(kernel.shape) != (B, B):
         raise ValueError(f"kernel has shape {kernel.shape}, psi has {B} rows; both must be over the same patches")
-    values = np.ascontiguousarray(psi.detach().float().numpy())
-    product = torch.from_numpy(loops.sparse_product(kernel.indptr, kernel.indices, kernel.data, values))  # (B, K)
+    product = _product(kernel, psi.detach().float())  # (B, K)
     stopped = product.T @ psi / B  # (K, K)
     rayleigh = stopped.diagonal()
     penalty = stopped.triu(1).square().sum()
@@ -81,6 +84,13 @@ def neural_eigenfunction_objective(
     loss = (-trace.sum() + orthogonality_weight * trace_scale * penalty) / K
     pairs = max(1, K * (K - 1) // 2)
     return Objective(loss=loss, rayleigh=rayleigh.detach(), penalty=penalty.detach() / pairs)
+
+
+def _product(kernel: Kernel, values: Tensor) -> Tensor:
+    if isinstance(kernel, Tensor):
+        return kernel @ values
+    dense = np.ascontiguousarray(values.numpy())
+    return torch.from_numpy(loops.sparse_product(kernel.indptr, kernel.indices, kernel.data, dense))
 
 
 def equation5_beta(orthogonality_weight: float, batch: int, trace_scale: float = OFFICIAL_TRACE_SCALE) -> float:

@@ -62,7 +62,7 @@ class PlusHead(FittedHead):
 
     @torch.inference_mode()
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102 (inherited)
-        prepared = prepare_features(hidden_features(self.psi, levels, self.precision), self.mean)
+        prepared = prepare_features(hidden_features(self.psi, levels, self.precision).cpu(), self.mean)
         if self.temperature is not None:
             prepared = F.normalize(diffuse(prepared, self.temperature), dim=-1)
         return self.centroids.logits(prepared)

@@ -1,31 +1,52 @@
-"""In which precision matrices are multiplied, and in which of them this processor is faster."""
+"""Which device computes and in which precision matrices are multiplied, and which of them is faster here."""
 
 from typing import Literal
 
 import torch
 
+from neuralef.errors import InputError
+
 Precision = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda"]
 
 FASTEST = "fastest"
-"""What profiles may say instead of a precision."""
+"""What profiles may say instead of a precision or a device."""
 
 
-def autocast(precision: Precision) -> torch.autocast:
-    """Context that takes matrix products in this precision; sums and norms stay in float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+def autocast(precision: Precision, device: torch.device | Device = "cpu") -> torch.autocast:
+    """Context that takes matrix products on a device in this precision; sums and norms stay in float32."""
+    kind = "cuda" if torch.device(device).type == "cuda" else "cpu"  # not "meta", which counts what a processor does
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def native_precisions() -> tuple[Precision, ...]:
-    """The precisions this processor has instructions for, slowest first: ``float32``, and maybe ``bfloat16``.
+def native_precisions(device: Device = "cpu") -> tuple[Precision, ...]:
+    """The precisions a device has instructions for, slowest first: ``float32``, and maybe ``bfloat16``.
 
-    Where it has none for bfloat16, torch emulates its products, many times slower than those of float32
-    (``benchmarks/README.md``). Only x86 processors are asked: elsewhere bfloat16 has not been measured here.
+    Where a processor has none for bfloat16, torch emulates its products, many times slower than those of float32
+    (``benchmarks/README.md``). Of processors only x86 ones are asked: elsewhere bfloat16 has not been measured here.
     """
+    if device == "cuda":
+        require(device)
+        return ("float32", "bfloat16") if torch.cuda.is_bf16_supported(including_emulation=False) else ("float32",)
     capabilities = torch.cpu.get_capabilities()
     bfloat16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
     return ("float32", "bfloat16") if bfloat16 else ("float32",)
 
 
-def fastest_precision() -> Precision:
+def fastest_precision(device: Device = "cpu") -> Precision:
     """The last of :func:`native_precisions`."""
-    return native_precisions()[-1]
+    return native_precisions(device)[-1]
+
+
+def fastest_device() -> Device:
+    """``cuda`` where PyTorch sees a GPU of NVIDIA's, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def require(device: Device) -> None:
+    """Raise ``InputError`` if the device is a GPU and PyTorch sees none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device is cuda, but PyTorch sees no GPU of NVIDIA's here; set device=cpu, or install a driver and a build "
+            "of PyTorch that has CUDA"
+        )

@@ -115,6 +115,7 @@ class WindowLogits:
         resized: Pixels ``(H', W')`` of the resized image, which the windows cover together.
         size: Pixels ``(H, W)`` of the result, the label's resolution.
         temperature: Divisor of the logits before the softmax.
+        device: Device on which the windows are merged.
     """
 
     logits: np.ndarray
@@ -124,19 +125,20 @@ class WindowLogits:
     resized: tuple[int, int]
     size: tuple[int, int]
     temperature: float
+    device: torch.device | str = "cpu"
 
     def clusters(self) -> np.ndarray:
         """The likeliest cluster of every pixel, shape ``(H, W)``, uint16."""
         clusters = np.empty(self.size, dtype=np.uint16)
         for rows, probabilities in self.strips():
-            clusters[rows] = probabilities.argmax(dim=-1).numpy()
+            clusters[rows] = probabilities.argmax(dim=-1).cpu().numpy()
         return clusters
 
     def probabilities(self) -> np.ndarray:
         """Probabilities of all pixels at once, shape ``(K, H, W)``, float32: what a CRF needs."""
         planes = np.empty((self.logits.shape[-1], *self.size), dtype=np.float32)
         for rows, probabilities in self.strips():
-            planes[:, rows] = probabilities.permute(2, 0, 1).numpy()
+            planes[:, rows] = probabilities.permute(2, 0, 1).cpu().numpy()
         return planes
 
     @torch.inference_mode()
@@ -166,8 +168,8 @@ class WindowLogits:
 
     def _merged(self, top: int, bottom: int) -> Tensor:
         """Averaged probabilities of rows ``top .. bottom - 1`` of the resized image, ``(rows, W', K)``."""
-        total = torch.zeros(bottom - top, self.resized[1], self.logits.shape[-1])
-        windows = torch.zeros(bottom - top, self.resized[1], 1)
+        total = torch.zeros(bottom - top, self.resized[1], self.logits.shape[-1], device=self.device)
+        windows = torch.zeros(bottom - top, self.resized[1], 1, device=self.device)
         height, width = self.window
         above, down = source_positions(self.covered[0], self.logits.shape[1])
         before, across = source_positions(self.covered[1], self.logits.shape[2])
@@ -177,7 +179,7 @@ class WindowLogits:
                 continue
             rows = slice(first - y, last - y)
             # The temperature divides the few logits of the patches: up-sampling is linear.
-            part = interpolated(torch.from_numpy(logits) / self.temperature, 0, above[rows], down[rows])
+            part = interpolated(torch.from_numpy(logits).to(self.device) / self.temperature, 0, above[rows], down[rows])
             part = interpolated(part, 1, before[:width], across[:width])
             place = (slice(first - top, last - top), slice(x, x + width))
             total[place] += part.softmax(dim=-1)
@@ -206,6 +208,6 @@ def interpolated(values: Tensor, dim: int, before: np.ndarray, weights: np.ndarr
         weights: Weight of the sample after each wanted one, shape ``(n,)``.
     """
     shape = [-1 if axis == dim else 1 for axis in range(values.dim())]
-    index = torch.from_numpy(before)
+    index = torch.from_numpy(before).to(values.device)
     after = values.index_select(dim, (index + 1).clamp_max(values.shape[dim] - 1))
-    return torch.lerp(values.index_select(dim, index), after, torch.from_numpy(weights).view(shape))
+    return torch.lerp(values.index_select(dim, index), after, torch.from_numpy(weights).view(shape).to(values.device))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from neuralef.paths import PACKAGE
+from neuralef.precision import Device
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "timm")
 
@@ -42,14 +43,14 @@ def digest(*parts: Any) -> str:
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def stamp() -> dict[str, Any]:
-    """The provenance columns of a result that do not depend on what was run."""
+def stamp(computed_on: Device = "cpu") -> dict[str, Any]:
+    """The provenance columns of a result that do not depend on what was run, but for the device."""
     sha, dirty = git_state()
     return {
         "git_sha": sha,
         "dirty": dirty,
         "versions": versions(),
-        "device": device(),
+        "device": device(computed_on),
         "threads": torch.get_num_threads(),
     }
 
@@ -68,8 +69,11 @@ def versions() -> str:
     return "; ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
 
 
-def device() -> str:
-    """The processor's name, the vector instructions torch uses of it, and the threads; all three decide speed."""
+def device(computed_on: Device = "cpu") -> str:
+    """The processor's name, the vector instructions torch uses of it, and the threads; all three decide speed.
+
+    Where a GPU computes its name comes first.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     names = (
         [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
@@ -77,7 +81,8 @@ def device() -> str:
         else []
     )
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads used"
+    gpu = f"{torch.cuda.get_device_name()}; " if computed_on == "cuda" else ""
+    return f"{gpu}{name} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads used"
 
 
 def peak_rss_mb() -> float:

@@ -170,7 +170,9 @@ def _window_logits(
             logits.append(segmenter.head.image_logits(*patches[views])[0].numpy())
     covered = segmenters[0]._padded(image[: window[0], : window[1]])
     return [
-        WindowLogits(np.stack(logits), corners, window, covered, resized, size, segmenter.temperature)
+        WindowLogits(
+            np.stack(logits), corners, window, covered, resized, size, segmenter.temperature, segmenter.backbone.device
+        )
         for segmenter, logits in zip(segmenters, found, strict=True)
     ]
 

@@ -8,6 +8,7 @@ stage                 operations (a multiply-add counts 2)             memory ab
 ====================  ===============================================  ==========================================
 backbone, an image    :math:`L (2 (4 + 2r) N C^2 + 4 N^2 C)` + patches  :math:`4 N C (4 + 2r)` + its levels
 kernel, sparse        :math:`B^2 C`, each pair once                    :math:`36 B k`
+kernel, GPU           :math:`2 B^2 C`, and k of every row              :math:`160 B k`, or a block of rows
 kernel, dense         :math:`2 B^2 C`, and k of every row              :math:`10 B^2`
 objective, sparse     :math:`2 (2k + 30) B K + 4 B K^2`                :math:`24 B K`
 objective, dense      :math:`8 B^2 K`, both ways                       :math:`24 B K`
@@ -17,9 +18,10 @@ psi, a step           three times that                                 :math:`4 
 K-means               :math:`2 K C` a patch and iteration              :math:`4 C` a patch
 ====================  ===============================================  ==========================================
 
-*Sparse* is this package's kernel and objective; *dense* are the whole B x B matrices of the formulas, as a GPU
-multiplies them, counted for the order of steps in the official code: similarities in half precision, both graphs in
-single. Time follows from operations and bytes by the roofline model, memory is a sum over tensors that live at once.
+*Sparse* is this package's kernel and objective on a processor, *GPU* the kernel of :mod:`neuralef.graph_torch`; *dense*
+are the whole B x B matrices of the formulas, counted for the order of steps in the official code: similarities in half
+precision, both graphs in single. Time follows from operations and bytes by the roofline model, memory is a sum over
+tensors that live at once.
 
 Sources: the operations of a transformer as in Kaplan et al., *Scaling Laws for Neural Language Models*,
 arXiv:2001.08361, section 2.1 (a backward pass is twice the forward pass); the roofline of Williams, Waterman and
@@ -40,14 +42,17 @@ import torch
 from torch import Tensor
 
 from neuralef import backbones, datasets, provenance
+from neuralef.backbones import IMAGES_AT_ONCE, IMAGES_AT_ONCE_CUDA
 from neuralef.config import PAPER_EIGENFUNCTIONS, Config
 from neuralef.eigenfunctions import HEAD_CHANNELS, Eigenfunctions, l2_batch_norm
 from neuralef.errors import InputError
 from neuralef.graph import BLOCK
+from neuralef.graph_torch import SIMILARITIES
 from neuralef.kmeans import LLOYD_PATCHES
 from neuralef.measuring import measure
 from neuralef.methods import REGISTRY
 from neuralef.objective import neural_eigenfunction_objective
+from neuralef.precision import Device, Precision, autocast
 from neuralef.protocols import PAPER_SLIDING
 from neuralef.reporting import paper_numbers
 from neuralef.segmentation import cluster_map
@@ -59,6 +64,9 @@ SINGLE, HALF = 4, 2
 
 BACKWARD = 2
 """Operations of a backward pass over those of the forward pass: gradients of inputs and of weights."""
+
+Form = Literal["sparse", "gpu", "dense"]
+"""How the kernel is kept: by this package on a processor, by it on a GPU, or as the official code's whole matrices."""
 
 Stage = Literal["backbone", "kernel", "objective", "psi", "maps"]
 STAGES: tuple[Stage, ...] = ("backbone", "kernel", "objective", "psi", "maps")
@@ -177,7 +185,9 @@ def block_operations(tokens: float, channels: float, mlp_ratio: float) -> float:
     return 2 * (4 + 2 * mlp_ratio) * tokens * channels**2
 
 
-def backbone_cost(vit: Transformer, size: tuple[int, int], images: int, at_once: int = 8) -> Cost:
+def backbone_cost(
+    vit: Transformer, size: tuple[int, int], images: int, at_once: int = IMAGES_AT_ONCE["float32"]
+) -> Cost:
     """The frozen backbone on images of ``size`` pixels, forward only, attention fused.
 
     Memory: of the images that pass together, the two levels kept, the residual stream, what a norm made of it, and the
@@ -207,8 +217,22 @@ def sparse_kernel_cost(B: int, channels: int, neighbors: int) -> Cost:
     return Cost(B**2 * channels, SINGLE * B**2 * channels / BLOCK[0], max(search, 36 * B * neighbors))
 
 
+def gpu_kernel_cost(B: int, channels: int, neighbors: int) -> Cost:
+    """The kernel of Eq. 4 by :func:`neuralef.graph_torch.kernel`.
+
+    Every pair is multiplied twice. Similarities are written once, and read six times: to leave out a patch's own, and
+    by the radix search for the k largest, byte by byte. The 2 k links of a patch are sorted once for Eq. 2 and once for
+    the sum of both graphs, eight passes over 16 bytes each. Memory is the larger of two moments: the search, with a
+    block of similarities; and the sort, where a link is there as rows, columns and weight (20 bytes) before and after,
+    and as key and place (16 bytes) before, while and after it is sorted.
+    """
+    links = 2 * B * neighbors
+    traffic = 7 * SINGLE * B**2 + 2 * 8 * 16 * links
+    return Cost(2 * B**2 * channels, traffic, max(SINGLE * min(B**2, SIMILARITIES) + SINGLE * B * channels, 80 * links))
+
+
 def dense_kernel_cost(B: int, channels: int) -> Cost:
-    """The kernel of Eq. 4 as whole matrices on a GPU.
+    """The kernel of Eq. 4 as whole matrices on a GPU, as the official code has it.
 
     At the peak: similarities in half precision and both normalised graphs in single, 2 + 4 + 4 bytes a pair. On the way
     similarities are written, searched for their largest, scattered into a second matrix, symmetrised, scaled and
@@ -300,7 +324,7 @@ def store_bytes(images: int, patches: int, channels: int) -> int:
     return images * patches * (channels + 3) * HALF + 2 * 128
 
 
-def step_cost(vit: Transformer, crop: int, K: int, config: Config, *, dense: bool) -> Cost:
+def step_cost(vit: Transformer, crop: int, K: int, config: Config, *, form: Form) -> Cost:
     """One training step on random crops: backbone, kernel, psi and objective, everything that one step keeps counted.
 
     Args:
@@ -308,21 +332,25 @@ def step_cost(vit: Transformer, crop: int, K: int, config: Config, *, dense: boo
         crop: Side of the crops in pixels.
         K: Number of functions.
         config: Hyper-parameters of batch, kernel and psi.
-        dense: Whether the kernel is a whole B x B matrix, as on a GPU; else it is the sparse one of this package.
+        form: Form of the kernel and of the products with it.
     """
     size = (crop, crop)
     B = config.batch_images * vit.patches(size)
     levels = SINGLE * B * 3 * vit.channels
     weights = SINGLE * (vit.parameters + psi_parameters(3 * vit.channels, K, config))
-    if dense:
+    k = config.feature_neighbors
+    if form == "dense":
         graph, objective = dense_kernel_cost(B, vit.channels), dense_objective_cost(B, K)
         kept = graph.memory
+    elif form == "gpu":
+        graph, objective = gpu_kernel_cost(B, vit.channels, k), sparse_objective_cost(B, K, k)
+        kept = 20 * B * (2 * k + 30)
     else:
-        k = config.feature_neighbors
         graph, objective = sparse_kernel_cost(B, vit.channels, k), sparse_objective_cost(B, K, k)
         kept = 8 * B * (2 * k + 30)
     learning = psi_step_cost(B, 3 * vit.channels, K, config).on_top_of(objective.memory)
-    features = backbone_cost(vit, size, config.batch_images)
+    together = IMAGES_AT_ONCE["float32"] if form == "sparse" else IMAGES_AT_ONCE_CUDA
+    features = backbone_cost(vit, size, config.batch_images, together)
     return (
         features.on_top_of(weights)
         + graph.on_top_of(weights + levels)
@@ -331,20 +359,32 @@ def step_cost(vit: Transformer, crop: int, K: int, config: Config, *, dense: boo
     )
 
 
-def this_machine() -> Processor:
-    """This processor by what it does: the best of some large products and copies in single precision."""
-    square, line = torch.rand(1024, 1024), torch.rand(2**24)
-    product = _fastest(lambda: square @ square)
-    copy = _fastest(line.clone)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Processor(provenance.device(), 2 * 1024**3 / product, 2 * SINGLE * 2**24 / copy, memory)
+def this_machine(device: Device = "cpu", precision: Precision = "float32") -> Processor:
+    """This processor, or its GPU, by what it does: the best of some large products and copies.
+
+    Args:
+        device: Device that is measured.
+        precision: Precision of the products.
+    """
+    side, length = (1024, 2**24) if device == "cpu" else (8192, 2**28)
+    square, line = torch.rand(side, side, device=device), torch.rand(length, device=device)
+    with autocast(precision, device):
+        product = _fastest(lambda: square @ square, device)
+    copy = _fastest(line.clone, device)
+    if device == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        memory = torch.cuda.get_device_properties(0).total_memory
+    return Processor(provenance.device(device), 2 * side**3 / product, 2 * SINGLE * length / copy, memory)
 
 
-def _fastest(work: Callable[[], Any], calls: int = 7) -> float:
+def _fastest(work: Callable[[], Any], device: Device, calls: int = 7) -> float:
     seconds = []
     for _ in range(calls):
         began = perf_counter()
         work()
+        if device == "cuda":
+            torch.cuda.synchronize()
         seconds.append(perf_counter() - began)
     return min(seconds)
 
@@ -587,7 +627,7 @@ def _photographs(dataset: str) -> str:
 
 
 def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cost]:
-    """Every stage of one run on a GPU with dense kernels.
+    """Every stage of one run of this package on a GPU.
 
     Args:
         run: Run of the paper.
@@ -600,7 +640,7 @@ def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cos
     """
     vit = transformer_of(run.backbone)
     train, val = _split_sizes(_any_name(run.photographs))["train"], _split_sizes(run.dataset)["val"]
-    step = step_cost(vit, run.crop, run.clusters, config.updated({"batch_images": batch_images}), dense=True)
+    step = step_cost(vit, run.crop, run.clusters, config.updated({"batch_images": batch_images}), form="gpu")
     epochs = EPOCHS.get(run.photographs, config.epochs)
     steps = epochs * (train // batch_images) if run.training else 0
     crop = (config.image_size,) * 2

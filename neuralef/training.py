@@ -7,7 +7,8 @@ Training takes features and colours: stored ones, or those of random crops (:mod
 has an argument through which a label could come: what label gradients, which the public code passed into psi until its
 last commit, would change is measured in :mod:`neuralef.audit`, which puts steps of its own together from these parts.
 
-All randomness is a function of ``(seed, step)``, so a run resumed from a checkpoint continues bit-identically.
+All randomness is a function of ``(seed, step)``, so a run resumed from a checkpoint continues bit-identically; on a GPU
+it does so to rounding, since sums there are added in no fixed order, and its noise is drawn by another generator.
 """
 
 import logging
@@ -19,20 +20,19 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from neuralef import graph, graph_torch
 from neuralef.augmentation import AugmentedPhotographs
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions, gumbel_softmax, l2_batch_norm
 from neuralef.errors import InputError
 from neuralef.features import FeatureStore
 from neuralef.files import read_checked_tensors, write_checked_tensors
-from neuralef.graph import kernel
-from neuralef.objective import Objective, neural_eigenfunction_objective
-from neuralef.precision import autocast
+from neuralef.objective import Kernel, Objective, neural_eigenfunction_objective
+from neuralef.precision import Device, autocast, require
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Batch:
     rows: slice
     columns: slice
     levels: Tensor
-    kappa: sp.csr_array
+    kappa: Kernel
     kept: Tensor | None
     temperature: float
     learning_rate: float
@@ -111,8 +111,9 @@ def half_cosine(progress: float, start: float, end: float) -> float:
 
 
 def new_psi(store: FeatureStore, config: Config, num_eigenfunctions: int, seed: int) -> Eigenfunctions:
-    """psi with the initial weights that ``seed`` determines."""
-    return Eigenfunctions(
+    """psi with the initial weights that ``seed`` determines, on the device of the configuration."""
+    require(config.device)
+    psi = Eigenfunctions(
         sum(store.channels),
         num_eigenfunctions,
         width=config.width,
@@ -121,6 +122,7 @@ def new_psi(store: FeatureStore, config: Config, num_eigenfunctions: int, seed: 
         input_statistics=store.channel_statistics if config.standardise_inputs else None,
         generator=torch.Generator().manual_seed(seed),
     )
+    return psi.to(config.device)
 
 
 def new_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
@@ -153,8 +155,8 @@ def train(
             and how their channels are standardised.
 
     Raises:
-        InputError: If K or the number of neighbours exceeds what the patches of a batch allow, or random crops are
-            asked for and not given.
+        InputError: If K or the number of neighbours exceeds what the patches of a batch allow, random crops are asked
+            for and not given, or there is no GPU where one is.
     """
     if config.augment and augmented is None:
         raise InputError("augment is true, but this training has stored features alone; set augment=false")
@@ -236,6 +238,8 @@ def batch_at(
         levels, colours, kept = store.levels(images, rows, columns), store.colours(images, rows, columns), None
     else:
         levels, colours, kept = augmented.batch(images, rows, columns, seed=seed, step=step)
+    levels, colours = levels.to(config.device), colours.to(config.device)
+    kept = None if kept is None else kept.to(config.device)
     temperature, learning_rate = schedules(config, step / total_steps(store, config))
     return Batch(
         step=step,
@@ -248,7 +252,7 @@ def batch_at(
         kept=kept,
         temperature=temperature,
         learning_rate=learning_rate,
-        noise=noise_of(seed, step),
+        noise=noise_of(seed, step, config.device),
     )
 
 
@@ -283,9 +287,9 @@ def schedules(config: Config, progress: float) -> tuple[float, float]:
     return temperature, half_cosine(progress, config.learning_rate, 0.0)
 
 
-def noise_of(seed: int, step: int) -> torch.Generator:
+def noise_of(seed: int, step: int, device: Device = "cpu") -> torch.Generator:
     """Source of the Gumbel noise of one step, the same however many steps came before it in this process."""
-    return torch.Generator().manual_seed((seed + 1) << 32 | step)
+    return torch.Generator(device).manual_seed((seed + 1) << 32 | step)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -294,9 +298,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def kernel_of(features: Tensor, colours: Tensor, config: Config, kept: Tensor | None = None) -> sp.csr_array:
-    """:func:`neuralef.graph.kernel` with the settings of a configuration."""
-    return kernel(
+def kernel_of(features: Tensor, colours: Tensor, config: Config, kept: Tensor | None = None) -> Kernel:
+    """:func:`neuralef.graph.kernel` with the settings of a configuration; on a GPU that of :mod:`graph_torch`."""
+    build = graph.kernel if features.device.type == "cpu" else graph_torch.kernel
+    return build(
         features,
         colours,
         feature_neighbors=config.feature_neighbors,
@@ -311,7 +316,7 @@ def optimise(
     psi: Eigenfunctions,
     optimizer: torch.optim.Optimizer,
     levels: Tensor,
-    kappa: sp.csr_array,
+    kappa: Kernel,
     config: Config,
     *,
     temperature: float,
@@ -319,6 +324,8 @@ def optimise(
     kept: Tensor | None = None,
 ) -> Objective:
     """One step on one batch: psi, Gumbel-Softmax and L2 batch norm (3.5), objective (Eq. 5), Adam.
+
+    psi, batch and noise are on one device.
 
     Args:
         psi: psi in training mode; its weights are changed.
@@ -330,7 +337,7 @@ def optimise(
         noise: Source of the Gumbel noise.
         kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. psi reads the others as tokens.
     """
-    with autocast(config.precision):
+    with autocast(config.precision, levels.device):
         logits = psi(levels.flatten(1, 2))
     objective = objective_of(logits, kappa, config, temperature=temperature, noise=noise, kept=kept)
     descend(optimizer, objective.loss)
@@ -339,7 +346,7 @@ def optimise(
 
 def objective_of(
     logits: Tensor,
-    kappa: sp.csr_array,
+    kappa: Kernel,
     config: Config,
     *,
     temperature: float,

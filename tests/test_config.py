@@ -11,7 +11,7 @@ from neuralef.clustering import Method
 from neuralef.config import Config, load_profile, parse_assignments, profiles
 from neuralef.errors import InputError
 from neuralef.experiments import described
-from neuralef.precision import fastest_precision
+from neuralef.precision import fastest_device, fastest_precision
 
 PAPER = {
     "image_size": 320,
@@ -44,6 +44,7 @@ NOT_IN_PAPER = {
     "high_level": None,
     "checkpoint": None,
     "precision": "float32",
+    "device": "cpu",
     "mlp_ratio": 4.0,
     "standardise_inputs": False,
     "kmeans_patches": 5_200_000,
@@ -134,6 +135,7 @@ def test_updating_leaves_the_other_fields_and_the_original():
         ("quantise", "maybe"),
         ("quantise", "none"),
         ("precision", "float16"),
+        ("device", "gpu"),
         ("high_level", "values"),
         # of the right type, but of no use
         ("image_size", "0"),
@@ -252,7 +254,8 @@ def test_every_profile_loads_and_sets_what_its_file_says(name):
     assert set(profile.methods) <= set(get_args(Method))
     assert profile.seeds
     for field, value in document["config"].items():
-        said = fastest_precision() if value == "fastest" else tuple(value) if isinstance(value, list) else value
+        fastest = {"precision": fastest_precision(), "device": fastest_device()}
+        said = fastest[field] if value == "fastest" else tuple(value) if isinstance(value, list) else value
         assert getattr(profile.config, field) == said
     untouched = asdict(profile.config).keys() - document["config"].keys()
     assert all(getattr(profile.config, field) == getattr(Config(), field) for field in untouched)

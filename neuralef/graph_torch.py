@@ -1,0 +1,157 @@
+"""The kernel of :mod:`neuralef.graph` by torch's operations, for GPUs: the same matrix (Eqs. 2-4), on the device.
+
+Similarities are computed some rows at a time and reduced to their nearest neighbours, so that memory grows with the
+number of patches and not with its square; the kernel is a sparse tensor. Everything here runs on a processor as well,
+where :mod:`neuralef.graph` is several times faster, and where the tests compare the two.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neuralef.graph import check_feature_neighbors, check_finite, check_pixel_neighbors, patch_nodes
+
+SIMILARITIES = 2**26
+"""Similarities held at once, 256 MB of them."""
+
+
+def nearest_neighbors(features: Tensor, neighbors: int) -> tuple[Tensor, Tensor]:
+    """The nearest other patches by cosine similarity, exactly, as :func:`neuralef.graph.nearest_neighbors` finds them.
+
+    Args:
+        features: Features of the patches, shape ``(N, C)``, of any scale.
+        neighbors: Number of neighbours to find for each patch, ``1 .. N - 1``.
+
+    Returns:
+        Indices, int64 ``(N, neighbors)``, in no particular order, and their cosines, float32 ``(N, neighbors)``.
+
+    Raises:
+        InputError: If there are not that many other patches, or a feature is not finite.
+    """
+    N, _ = features.shape
+    check_feature_neighbors(N, neighbors)
+    unit = F.normalize(features.float(), dim=1)
+    check_finite(unit)
+    found = []
+    for part in torch.arange(N, device=unit.device).split(max(1, SIMILARITIES // N)):
+        similarity = unit[part] @ unit.T
+        similarity[torch.arange(len(part)), part] = -torch.inf  # no patch is its own neighbour
+        found.append(similarity.topk(neighbors, dim=1, sorted=False))
+    return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found])
+
+
+def feature_graph(features: Tensor, neighbors: int) -> Tensor:
+    """Symmetrised k-nearest-neighbour graph of cosine similarities (Eq. 2), see :func:`neuralef.graph.feature_graph`.
+
+    Args:
+        features: High-level features, shape ``(N, C)``.
+        neighbors: Number of neighbours of a patch, the paper's k.
+
+    Returns:
+        Affinity, sparse COO ``(N, N)``, coalesced, float32, symmetric, zero diagonal.
+    """
+    N, _ = features.shape
+    indices, cosines = nearest_neighbors(features, neighbors)
+    rows = torch.arange(N, device=indices.device).repeat_interleave(neighbors)
+    positive = cosines.flatten() > 0
+    links = torch.stack([rows, indices.flatten()])[:, positive]
+    return _both_ways(links, cosines.flatten()[positive] / 2, N)
+
+
+def pixel_graph(
+    colours: Tensor,
+    *,
+    neighbors: Sequence[int] = (10, 5),
+    coordinate_weights: Sequence[float] = (2.0, 0.1),
+    kept: Tensor | None = None,
+) -> Tensor:
+    """Binary nearest-neighbour graph of colour and position (Eq. 3), see :func:`neuralef.graph.pixel_graph`.
+
+    Args:
+        colours: Images down-sampled to the patch grid, shape ``(images, h, w, 3)``, values in [0, 1].
+        neighbors: Number of neighbours in each search; a search for 0 is left out.
+        coordinate_weights: Weight of the coordinates in each search.
+        kept: Patches that take part, bool ``(images, h, w)``; ``None``: all.
+
+    Returns:
+        Affinity of the N patches that take part, sparse COO ``(N, N)``, coalesced, float32 of zeros and ones,
+        symmetric, zero diagonal.
+
+    Raises:
+        InputError: If an image has no more patches than a search wants neighbours.
+    """
+    nodes = patch_nodes(colours)
+    if kept is None:
+        check_pixel_neighbors(nodes.shape[1], neighbors)
+        images = list(nodes)
+    else:
+        images = [of_image[real] for of_image, real in zip(nodes, kept.flatten(1), strict=True)]
+    links, first = [torch.empty(2, 0, dtype=torch.int64, device=colours.device)], 0
+    for of_image in images:
+        T = len(of_image)
+        for wanted, weight in zip(neighbors, coordinate_weights, strict=True):
+            k = min(wanted, T - 1)
+            if k < 1:
+                continue
+            # Of equally near patches, which flat colours have many of, the first: a sort that keeps their order.
+            nearest = _squared_distances(of_image, weight).sort(dim=1, stable=True).indices[:, :k]
+            rows = torch.arange(T, device=nearest.device).repeat_interleave(k)
+            links.append(first + torch.stack([rows, nearest.flatten()]))
+        first += T
+    joined = torch.cat(links, dim=1)
+    affinity = _both_ways(joined, torch.ones(joined.shape[1], device=joined.device), first)
+    return _coalesced(affinity.indices(), affinity.values().clamp_max(1), first)
+
+
+def _squared_distances(nodes: Tensor, weight: float) -> Tensor:
+    """Distances of colour and weighted position, ``(T, 5)`` to ``(T, T)``, infinite to itself."""
+    distances = torch.zeros(len(nodes), len(nodes), device=nodes.device)
+    for values in torch.cat([nodes[:, :3], weight * nodes[:, 3:]], dim=1).T:
+        distances += (values[None] - values[:, None]).square()
+    return distances.fill_diagonal_(torch.inf)
+
+
+def normalized_adjacency(affinity: Tensor) -> Tensor:
+    r"""Symmetric normalisation :math:`D^{-1/2} A D^{-1/2}` (Eq. 4) of a coalesced sparse COO tensor, to another."""
+    rows, columns = affinity.indices()
+    N = affinity.shape[0]
+    degree = torch.zeros(N, device=affinity.device).index_add_(0, rows, affinity.values())
+    scale = torch.where(degree > 0, degree.rsqrt(), 0.0)
+    return _coalesced(affinity.indices(), affinity.values() * (scale[rows] * scale[columns]), N)
+
+
+def kernel(
+    features: Tensor,
+    colours: Tensor,
+    *,
+    feature_neighbors: int = 256,
+    pixel_weight: float = 0.3,
+    pixel_neighbors: Sequence[int] = (10, 5),
+    coordinate_weights: Sequence[float] = (2.0, 0.1),
+    kept: Tensor | None = None,
+) -> Tensor:
+    r"""The kernel :math:`\kappa` of Eq. 4; arguments are those of :func:`neuralef.graph.kernel`, on one device.
+
+    Returns:
+        The kernel over the B patches that take part, sparse COO ``(B, B)``, coalesced, float32, symmetric.
+    """
+    nodes = features.flatten(0, 2) if kept is None else features[kept]
+    if kept is not None:
+        feature_neighbors = min(feature_neighbors, len(nodes) - 1)
+    combined = normalized_adjacency(feature_graph(nodes, feature_neighbors))
+    if pixel_weight:
+        pixels = pixel_graph(colours, neighbors=pixel_neighbors, coordinate_weights=coordinate_weights, kept=kept)
+        combined = (combined + pixel_weight * normalized_adjacency(pixels)).coalesce()
+    return combined
+
+
+def _both_ways(links: Tensor, weights: Tensor, N: int) -> Tensor:
+    """The sum of links ``(2, L)`` of some weights ``(L,)`` and of the same links turned around."""
+    both = torch.cat([links, links.flip(0)], dim=1)
+    return torch.sparse_coo_tensor(both, weights.repeat(2), (N, N), check_invariants=False).coalesce()
+
+
+def _coalesced(indices: Tensor, values: Tensor, N: int) -> Tensor:
+    return torch.sparse_coo_tensor(indices, values, (N, N), is_coalesced=True, check_invariants=False)
