@@ -95,8 +95,7 @@ def pixel_graph(
             k = min(wanted, T - 1)
             if k < 1:
                 continue
-            # Of equally near patches, which flat colours have many of, the first: a sort that keeps their order.
-            nearest = _squared_distances(of_image, weight).sort(dim=1, stable=True).indices[:, :k]
+            nearest = _first_nearest(of_image, weight, k)
             rows = torch.arange(T, device=nearest.device).repeat_interleave(k)
             links.append(first + torch.stack([rows, nearest.flatten()]))
         first += T
@@ -105,12 +104,17 @@ def pixel_graph(
     return _coalesced(affinity.indices(), affinity.values().clamp_max(1), first)
 
 
-def _squared_distances(nodes: Tensor, weight: float) -> Tensor:
-    """Distances of colour and weighted position, ``(T, 5)`` to ``(T, T)``, infinite to itself."""
-    distances = torch.zeros(len(nodes), len(nodes), device=nodes.device)
+def _first_nearest(nodes: Tensor, weight: float, neighbors: int) -> Tensor:
+    """The nearest other patches by colour and weighted position, ``(T, 5)`` to ``(T, neighbors)``."""
+    T = len(nodes)
+    distances = torch.zeros(T, T, device=nodes.device)
     for values in torch.cat([nodes[:, :3], weight * nodes[:, 3:]], dim=1).T:
         distances += (values[None] - values[:, None]).square()
-    return distances.fill_diagonal_(torch.inf)
+    distances.fill_diagonal_(torch.inf)
+    # Flat colours have many patches that are equally near, of which the first are wanted: positive floats are in the
+    # order of their bits, so that a bit pattern followed by a position is a number that decides.
+    keys = distances.view(torch.int32).long() << 32 | torch.arange(T, device=nodes.device)
+    return keys.topk(neighbors, dim=1, largest=False).values & 0xFFFFFFFF
 
 
 def normalized_adjacency(affinity: Tensor) -> Tensor:
