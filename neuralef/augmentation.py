@@ -23,8 +23,8 @@ References:
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -153,6 +153,7 @@ class AugmentedPhotographs:
         crop_size: Side of the crops in pixels, a multiple of the patch.
         short_side: Length in pixels to which ratio 1 resizes the shorter side of an image.
         config: Hyper-parameters, of which ``precision`` and ``mask_padding`` are read.
+        ahead: Whether the crops of the next step are made, on all processors, while a GPU takes this one.
     """
 
     read: Callable[[str], np.ndarray]
@@ -161,6 +162,15 @@ class AugmentedPhotographs:
     crop_size: int
     short_side: int
     config: Config
+    ahead: bool = False
+    _begun: dict[tuple[int, int], Future] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def begin(self, chosen: np.ndarray, *, seed: int, step: int) -> None:
+        """Make the crops of a later batch in the background if :attr:`ahead`; :meth:`batch` then finds them."""
+        if self.ahead:
+            background = ThreadPoolExecutor(1)
+            self._begun[seed, step] = background.submit(self.crops, chosen, seed=seed, step=step)
+            background.shutdown(wait=False)
 
     def batch(
         self, chosen: np.ndarray, rows: slice = ALL, columns: slice = ALL, *, seed: int, step: int
@@ -177,7 +187,8 @@ class AugmentedPhotographs:
         Raises:
             InputError: If a feature exceeds float16, in which stored ones are kept.
         """
-        crops, real = self.crops(chosen, seed=seed, step=step)
+        begun = self._begun.pop((seed, step), None)
+        crops, real = begun.result() if begun else self.crops(chosen, seed=seed, step=step)
         grid = (self.crop_size // self.backbone.patch_size,) * 2
         # Rounded as a feature store rounds them.
         levels = self.backbone(crops, precision=self.config.precision)[:, rows, columns].half()
@@ -197,9 +208,7 @@ class AugmentedPhotographs:
             view = draw_view(np.random.default_rng([seed, step, STREAM, place]))
             return apply_view(self.read(self.ids[chosen[place]]), view, self.short_side, self.crop_size)
 
-        # Beside a GPU the processor has nothing else to do; without one, the backbone takes many times what crops do.
-        workers = os.cpu_count() if self.backbone.device.type == "cuda" else 1
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(os.cpu_count() if self.ahead else 1) as pool:
             for place, pixels in enumerate(pool.map(crop, range(len(chosen)))):
                 _, height, width = pixels.shape
                 crops[place, :, :height, :width] = pixels

@@ -209,7 +209,10 @@ class Workbench:
     def _augmented(self, config: Config) -> AugmentedPhotographs:
         crop = config.train_crop_size(self.backbone.patch_size)
         short_side = self._training_short_side(config)
-        return AugmentedPhotographs(self.train_dataset.image, self.train.ids, self.backbone, crop, short_side, config)
+        ahead = config.device == "cuda"  # without a GPU the backbone keeps all processors busy
+        return AugmentedPhotographs(
+            self.train_dataset.image, self.train.ids, self.backbone, crop, short_side, config, ahead
+        )
 
     def _training_short_side(self, config: Config) -> int:
         return self._sliding(config, self.trained_on or self.dataset_name).short_side

@@ -23,6 +23,7 @@ bracket divided by K: the official loss without its overall factor t, to which A
 The paper's published "beta = 0.08 at K = 256, 0.04 at K = 512" is w (``orthogonality_weight``): w K is constant.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +89,9 @@ def neural_eigenfunction_objective(
 
 def _product(kernel: Kernel, values: Tensor) -> Tensor:
     if isinstance(kernel, Tensor):
-        return kernel @ values
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+            return kernel.to_sparse_csr() @ values  # ten times as fast as the product with coordinates
     dense = np.ascontiguousarray(values.numpy())
     return torch.from_numpy(loops.sparse_product(kernel.indptr, kernel.indices, kernel.data, dense))
 

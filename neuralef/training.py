@@ -229,15 +229,15 @@ def batch_at(
     store: FeatureStore, config: Config, augmented: AugmentedPhotographs | None = None, *, seed: int, step: int
 ) -> Batch:
     """The batch, schedules and noise of one step; features and colours come from ``augmented`` where it is given."""
-    size = min(config.batch_images, len(store))
-    epoch, position = divmod(step, len(store) // size)
-    images = np.sort(epoch_order(len(store), seed, epoch)[position * size :][:size])
+    epoch, images = _images_at(len(store), config, seed, step)
     down, right = np.random.default_rng([seed, step, 1]).integers(config.patch_stride, size=2)
     rows, columns = slice(down, None, config.patch_stride), slice(right, None, config.patch_stride)
     if augmented is None:
         levels, colours, kept = store.levels(images, rows, columns), store.colours(images, rows, columns), None
     else:
         levels, colours, kept = augmented.batch(images, rows, columns, seed=seed, step=step)
+        if step + 1 < total_steps(store, config):
+            augmented.begin(_images_at(len(store), config, seed, step + 1)[1], seed=seed, step=step + 1)
     levels, colours = levels.to(config.device), colours.to(config.device)
     kept = None if kept is None else kept.to(config.device)
     temperature, learning_rate = schedules(config, step / total_steps(store, config))
@@ -386,6 +386,13 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
     """The order in which an epoch takes the images, a permutation of ``0 .. images - 1``."""
     return np.random.default_rng([seed, epoch]).permutation(images)
+
+
+def _images_at(images: int, config: Config, seed: int, step: int) -> tuple[int, np.ndarray]:
+    """Epoch of a step, and the positions of the images it takes, ascending."""
+    size = min(config.batch_images, images)
+    epoch, position = divmod(step, images // size)
+    return epoch, np.sort(epoch_order(images, seed, epoch)[position * size :][:size])
 
 
 def check_sizes(store: FeatureStore, config: Config, num_eigenfunctions: int) -> None:

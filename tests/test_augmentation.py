@@ -1,4 +1,5 @@
 import inspect
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from test_experiments import EXPERIMENT, write_folder_dataset
 from neuralef import training
 from neuralef.augmentation import AugmentedPhotographs, View, apply_view, distort_colours, draw_view
 from neuralef.config import Config
+from neuralef.errors import InputError
 from neuralef.experiments import Experiment, open_workbench
 
 CONFIG = Config(
@@ -192,6 +194,35 @@ def test_a_killed_run_continues_with_the_same_crops(store, augmented, tmp_path, 
     assert all(np.isfinite(entry.loss) for entry in history)
 
 
+def test_crops_made_ahead_are_the_same(store, augmented, monkeypatch):
+    made = []
+    crops = AugmentedPhotographs.crops
+
+    def counted(self, chosen, **where):
+        made.append((threading.current_thread() is threading.main_thread(), where["step"]))
+        return crops(self, chosen, **where)
+
+    monkeypatch.setattr(AugmentedPhotographs, "crops", counted)
+    alone, ahead = (weights(store, CONFIG, replace(augmented, ahead=value)) for value in (False, True))
+    assert same(alone[0], ahead[0])
+    assert alone[1] == ahead[1]
+    steps = len(alone[1])
+    assert made == [(True, step) for step in range(steps)] + [(step == 0, step) for step in range(steps)]
+
+
+def test_a_photograph_that_cannot_be_read_ahead_is_named_when_its_step_comes(store, augmented):
+    def unreadable(image_id):
+        if image_id == augmented.ids[3]:
+            raise InputError(f"{image_id} is damaged")
+        return augmented.read(image_id)
+
+    ahead = replace(augmented, read=unreadable, ahead=True)
+    ahead.begin(np.array([3]), seed=0, step=1)
+    ahead.batch(np.array([0, 1]), seed=0, step=0)
+    with pytest.raises(InputError, match="is damaged"):
+        ahead.batch(np.array([3]), seed=0, step=1)
+
+
 def test_masked_rows_leave_the_objective(store, augmented, monkeypatch):
     """psi sees padding as tokens, but batch norm, kernel and objective have a row for each kept patch alone."""
     seen = []
@@ -213,7 +244,7 @@ def test_a_label_has_no_way_into_training():
         "store", "config", "num_eigenfunctions", "seed", "folder", "checkpoint_every", "progress", "augmented",
     }  # fmt: skip
     fields = set(AugmentedPhotographs.__dataclass_fields__)
-    assert fields == {"read", "ids", "backbone", "crop_size", "short_side", "config"}
+    assert fields == {"read", "ids", "backbone", "crop_size", "short_side", "config", "ahead", "_begun"}
 
 
 def test_replacing_labels_by_noise_leaves_augmented_training_bit_identical(tmp_path, monkeypatch):
