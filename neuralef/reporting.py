@@ -276,6 +276,8 @@ def readme_blocks(quick: Path | None = None, studies: Path | None = None) -> dic
         "float32": float32_sentence(in_float32),
         "methods": methods_table(methods),
         "audit": audit_block(studies or reference_root("studies")),
+        "fidelity": fidelity_sentence(studies or reference_root("studies")),
+        "gpu": gpu_sentences(reference_root("bench")),
     }
 
 
@@ -371,6 +373,51 @@ def float32_sentence(results: pd.DataFrame) -> str:
     return (
         f"One such run, mIoU over {seeds} seeds, max_iou: {'; '.join(named)}. Features of all photographs "
         f"{chosen['extract_s'].max():.0f} s, training psi {trained['train_s'].mean():.0f} s a seed."
+    )
+
+
+def fidelity_sentence(folder: Path) -> str:
+    """How near psi without quantisation comes to exact eigenvectors, from the tables of notebook 31.
+
+    Args:
+        folder: Results folder.
+    """
+    planted, photographs = (pd.read_csv(folder / "tables" / f"31_{name}.csv") for name in ("graph", "photo"))
+    planted, plain = planted["correlation, same index"], photographs["correlation, same index"]
+    quantised = photographs["quantised: correlation, matched"]
+    return (
+        f"Without quantisation {len(planted)} functions of psi on a planted graph agree with the exact eigenvectors, "
+        f"in their order, to a correlation of at least {planted.min():.4f}; on a kernel of photographs the first five "
+        f"to at least {plain.head(5).min():.3f}, the first {len(plain)} to {plain.min():.3f}. Quantised, as the paper "
+        f"trains it, a single function is something else: {quantised.min():.2f} to {quantised.max():.2f}, with the "
+        "eigenvector it is most like."
+    )
+
+
+def gpu_sentences(bench: Path) -> str:
+    """What benchmark ``gpu`` and a training there gave, from their committed rows.
+
+    Args:
+        bench: Folder of the benchmarks' files, and of the rows of that training in ``faithful_gpu``.
+    """
+    measured = pd.read_csv(bench / "gpu.csv").set_index(["case", "quantity"])
+    cases = measured.index.get_level_values("case").unique()
+    steps, savings = [], []
+    for case in cases[cases.str.startswith("step of profile paper")]:
+        seconds, megabytes = (measured.loc[(case, name), "ours_value"] for name in ("time, s", "peak memory, MB"))
+        steps.append(f"{seconds:.3f} s and {megabytes / 1000:.1f} GB in {case.rsplit(', ', 1)[1]}")
+    for case in cases[cases.str.contains("kernel and objective")]:
+        faster, smaller = (measured.loc[(case, name), "ratio"] for name in ("time, s", "peak memory, MB"))
+        savings.append(f"{smaller:.1f} and {faster:.1f} at the size of {case.split(':')[0]}")
+    chosen = read_results(bench / "faithful_gpu" / "results.csv").query("matching == 'max_iou'")
+    first, trained = chosen.iloc[0], chosen[chosen["method"] == "ours"]["train_s"].mean()
+    scores = "; ".join(f"{method_title(row.method)} {100 * row.mean_iou:.1f}" for row in chosen.itertuples())
+    return (
+        f"On one {first['device'].split(';')[0]} a step of profile `paper` takes {', '.join(steps)}. Of kernel and "
+        f"objective, ratios of the dense formulas' memory and time to ours there: {'; '.join(savings)}. The paper's "
+        f"recipe on stored features of {first['dataset']} (K = {first['clusters']}, seed {first['seed']}, "
+        f"{first['p_precision']}, the backbone's weights rounded to half precision) trains psi in {trained:.0f} s "
+        f"there; mIoU, max_iou: {scores}."
     )
 
 

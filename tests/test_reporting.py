@@ -239,6 +239,42 @@ def test_timing_is_that_of_the_rows(frame):
     assert frame["device"][0] in sentence
 
 
+def test_fidelity_is_that_of_notebook_31_s_tables(tmp_path):
+    (tmp_path / "tables").mkdir()
+    correlations = [0.999, 0.998, 0.97, 0.96, 0.995, 0.7]
+    planted = pd.DataFrame({"correlation, same index": [0.9991, 0.99456]})
+    photographs = pd.DataFrame(
+        {"correlation, same index": correlations, "quantised: correlation, matched": [0.4, 0.8, 0.5, 0.5, 0.5, 0.5]}
+    )
+    planted.to_csv(tmp_path / "tables" / "31_graph.csv")
+    photographs.to_csv(tmp_path / "tables" / "31_photo.csv")
+    sentence = reporting.fidelity_sentence(tmp_path)
+    assert "2 functions of psi on a planted graph" in sentence
+    assert (
+        "at least 0.9946; on a kernel of photographs the first five to at least 0.960, the first 6 to 0.7" in sentence
+    )
+    assert "0.40 to 0.80" in sentence
+
+
+def test_what_a_gpu_gave_is_read_from_its_rows(tmp_path, frame):
+    rows = [
+        ("Pascal: kernel and objective, k = 2", "time, s", 3.0, 2.0),
+        ("Pascal: kernel and objective, k = 2", "peak memory, MB", 900.0, 100.0),
+        ("step of profile paper, B = 4, float32", "time, s", 1.0, 0.5),
+        ("step of profile paper, B = 4, float32", "peak memory, MB", 4000.0, 3000.0),
+    ]
+    measured = pd.DataFrame(rows, columns=["case", "quantity", "reference_value", "ours_value"])
+    measured["ratio"] = measured["reference_value"] / measured["ours_value"]
+    measured.to_csv(tmp_path / "gpu.csv", index=False)
+    frame["device"] = "Some GPU; a processor, 16 threads used"
+    frame.loc[frame["method"] == "ours", "train_s"] = 88.0
+    append_rows(tmp_path / "faithful_gpu" / "results.csv", frame[frame["seed"] == 0].to_dict("records"))
+    sentence = reporting.gpu_sentences(tmp_path)
+    assert "On one Some GPU a step of profile `paper` takes 0.500 s and 3.0 GB in float32." in sentence
+    assert "9.0 and 1.5 at the size of Pascal" in sentence
+    assert "trains psi in 88 s there" in sentence
+
+
 def test_what_float32_gave_is_read_from_its_rows(frame):
     frame["extract_s"] = 151.2
     frame.loc[frame["method"] == "ours", "train_s"] = 164.0
