@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import harness, plain
+from benchmarks import gpu, harness, plain
 from neuralef.config import Config
 from neuralef.eigenfunctions import l2_batch_norm
 from neuralef.objective import neural_eigenfunction_objective
@@ -55,6 +55,12 @@ def test_a_side_is_measured_in_a_process_of_its_own():
     assert 95 < measured.peak_mb < 130
     assert measured.process_mb > measured.peak_mb
     assert measured.seconds > 0
+
+
+def test_without_a_gpu_its_benchmark_says_so_and_has_no_rows(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert list(gpu.run()) == []
+    assert "PyTorch sees no GPU" in capsys.readouterr().out
 
 
 def test_rows_survive_the_file_and_the_page_shows_both_sides(tmp_path):
