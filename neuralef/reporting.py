@@ -277,6 +277,7 @@ def readme_blocks(quick: Path | None = None, studies: Path | None = None) -> dic
         "methods": methods_table(methods),
         "audit": audit_block(studies or reference_root("studies")),
         "fidelity": fidelity_sentence(studies or reference_root("studies")),
+        "scaling": scaling_sentence(studies or reference_root("studies")),
         "gpu": gpu_sentences(reference_root("bench")),
     }
 
@@ -391,6 +392,26 @@ def fidelity_sentence(folder: Path) -> str:
         f"to at least {plain.head(5).min():.3f}, the first {len(plain)} to {plain.min():.3f}. Quantised, as the paper "
         f"trains it, a single function is something else: {quantised.min():.2f} to {quantised.max():.2f}, with the "
         "eigenvector it is most like."
+    )
+
+
+def scaling_sentence(folder: Path) -> str:
+    """Seconds of exact decomposition and of neural training at the sizes that have both, from notebook 33's table.
+
+    Args:
+        folder: Results folder.
+    """
+    path = folder / "tables" / "33_measured.csv"
+    frame = pd.read_csv(path, na_values="not run", thousands=",").dropna()
+    exact = frame["kernel, s"] + frame["Lanczos, s"]
+    (epochs,) = (name for name in frame if name.endswith(" epochs, s"))
+    sizes, theirs, ours = (
+        " / ".join(f"{value:,.{0 if value > 10 else 1}f}" for value in values)
+        for values in (frame["patches"], exact, frame[epochs])
+    )
+    return (
+        f"On {sizes} patches, exact decomposition with its kernel took {theirs} s, {epochs.removesuffix(', s')} of "
+        f"neural training {ours} s. {_caption(path).split('. ')[0]}."
     )
 
 

@@ -256,6 +256,22 @@ def test_fidelity_is_that_of_notebook_31_s_tables(tmp_path):
     assert "0.40 to 0.80" in sentence
 
 
+def test_scaling_is_that_of_the_sizes_that_have_both_sides(tmp_path):
+    measured = pd.DataFrame(
+        {
+            "patches": ["1,058", "99,981", "999,810"],
+            "kernel, s": ["0.02", "44", "not run"],
+            "Lanczos, s": ["0.08", "53.2", "not run"],
+            "20 epochs, s": ["3", "51.3", "553"],
+        }
+    )
+    reporting.write_table(measured, tmp_path / "tables", "33_measured", "K = 64, one machine. More of it")
+    assert reporting.scaling_sentence(tmp_path) == (
+        "On 1,058 / 99,981 patches, exact decomposition with its kernel took 0.1 / 97 s, 20 epochs of neural training "
+        "3.0 / 51 s. K = 64, one machine."
+    )
+
+
 def test_what_a_gpu_gave_is_read_from_its_rows(tmp_path, frame):
     rows = [
         ("Pascal: kernel and objective, k = 2", "time, s", 3.0, 2.0),
