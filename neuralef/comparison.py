@@ -95,7 +95,7 @@ def measure_costs(
             "augment is True, but memory is measured on stored features; set augment=false or memory=False"
         )
     experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
-    device = provenance.device()  # once: a method may change the number of threads it names
+    device = provenance.device(experiment.config.device)  # once: a method may change the number of threads it names
     quantities = {"image_s": _image_s, "peak_mb": _peak_mb} if memory else {"image_s": _image_s}
     wanted = [(method, quantity) for method in methods for quantity in quantities]
     for method, quantity in tqdm(wanted, desc=f"costs on {experiment.dataset}", disable=not progress):
@@ -108,7 +108,7 @@ def measure_costs(
                 "dataset": experiment.dataset,
                 "clusters": experiment.clusters,
                 "seed": experiment.seed,
-                **provenance.stamp(),
+                **provenance.stamp(experiment.config.device),
                 "device": device,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
             }

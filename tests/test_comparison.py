@@ -203,7 +203,7 @@ def test_more_clusters_than_segments_of_an_image_can_be_fitted(store):
 def test_costs_are_found_again_when_a_method_changes_the_number_of_threads(tmp_path, monkeypatch):
     monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
     names = iter(["one thread", "two threads", "two threads", "two threads"])
-    monkeypatch.setattr(comparison.provenance, "device", lambda: next(names))
+    monkeypatch.setattr(comparison.provenance, "device", lambda _: next(names))
     bench = open_workbench(EXPERIMENT, progress=False)
     monkeypatch.setattr(comparison, "_image_s", lambda *_: 1.0)
     settings = {"bench": bench, "memory": False, "progress": False}
