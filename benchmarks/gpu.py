@@ -22,11 +22,12 @@ from neuralef.eigenfunctions import Eigenfunctions, gumbel_softmax, l2_batch_nor
 from neuralef.features import patch_colours, to_tensor
 from neuralef.objective import neural_eigenfunction_objective
 from neuralef.precision import Precision
+from neuralef.protocols import PAPER_SLIDING
 from neuralef.training import kernel_of, new_optimizer, noise_of, optimise
 
 NAME = "gpu"
 COMPUTED_ON = "cuda"
-CROPS = {"Pascal Context": 480, "Cityscapes": 768}  # pixels (paper, 4.1)
+CROPS = {"Pascal Context": CROP, "Cityscapes": PAPER_SLIDING["cityscapes"].window}  # pixels of a side
 CALLS = 5
 
 
@@ -98,7 +99,8 @@ def _kernel_and_objective(dataset: str, crop: int) -> Iterator[Row]:
 
 def _step(precision: Precision) -> Iterator[Row]:
     """Features, kernel, psi, objective and Adam on a batch of Pascal Context, and the hours of its training."""
-    config, K, batch = PAPER.config.updated({"precision": precision, "device": "cuda"}), PAPER.clusters, 16
+    config, K = PAPER.config.updated({"precision": precision, "device": "cuda"}), PAPER.clusters
+    batch = config.batch_images
     vit, machine = sizing.transformer_of(PAPER.backbone), sizing.this_machine("cuda", precision)
     backbone, pictures = backbones.build(PAPER.backbone, pretrained=False).to("cuda"), _pictures(CROP)
     psi = Eigenfunctions(sum(backbone.channels), K, generator=torch.Generator().manual_seed(0)).to("cuda")

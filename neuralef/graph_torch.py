@@ -18,18 +18,7 @@ SIMILARITIES = 2**26
 
 
 def nearest_neighbors(features: Tensor, neighbors: int) -> tuple[Tensor, Tensor]:
-    """The nearest other patches by cosine similarity, exactly, as :func:`neuralef.graph.nearest_neighbors` finds them.
-
-    Args:
-        features: Features of the patches, shape ``(N, C)``, of any scale.
-        neighbors: Number of neighbours to find for each patch, ``1 .. N - 1``.
-
-    Returns:
-        Indices, int64 ``(N, neighbors)``, in no particular order, and their cosines, float32 ``(N, neighbors)``.
-
-    Raises:
-        InputError: If there are not that many other patches, or a feature is not finite.
-    """
+    """:func:`neuralef.graph.nearest_neighbors`: ``(N, C)`` to indices, int64, and cosines, both ``(N, neighbors)``."""
     N, _ = features.shape
     check_feature_neighbors(N, neighbors)
     unit = F.normalize(features.float(), dim=1)
@@ -43,15 +32,7 @@ def nearest_neighbors(features: Tensor, neighbors: int) -> tuple[Tensor, Tensor]
 
 
 def feature_graph(features: Tensor, neighbors: int) -> Tensor:
-    """Symmetrised k-nearest-neighbour graph of cosine similarities (Eq. 2), see :func:`neuralef.graph.feature_graph`.
-
-    Args:
-        features: High-level features, shape ``(N, C)``.
-        neighbors: Number of neighbours of a patch, the paper's k.
-
-    Returns:
-        Affinity, sparse COO ``(N, N)``, coalesced, float32, symmetric, zero diagonal.
-    """
+    """:func:`neuralef.graph.feature_graph` (Eq. 2): ``(N, C)`` to a sparse COO tensor ``(N, N)``, coalesced."""
     N, _ = features.shape
     indices, cosines = nearest_neighbors(features, neighbors)
     rows = torch.arange(N, device=indices.device).repeat_interleave(neighbors)
@@ -67,20 +48,10 @@ def pixel_graph(
     coordinate_weights: Sequence[float] = (2.0, 0.1),
     kept: Tensor | None = None,
 ) -> Tensor:
-    """Binary nearest-neighbour graph of colour and position (Eq. 3), see :func:`neuralef.graph.pixel_graph`.
-
-    Args:
-        colours: Images down-sampled to the patch grid, shape ``(images, h, w, 3)``, values in [0, 1].
-        neighbors: Number of neighbours in each search; a search for 0 is left out.
-        coordinate_weights: Weight of the coordinates in each search.
-        kept: Patches that take part, bool ``(images, h, w)``; ``None``: all.
+    """:func:`neuralef.graph.pixel_graph` (Eq. 3), on the colours' device.
 
     Returns:
-        Affinity of the N patches that take part, sparse COO ``(N, N)``, coalesced, float32 of zeros and ones,
-        symmetric, zero diagonal.
-
-    Raises:
-        InputError: If an image has no more patches than a search wants neighbours.
+        Affinity of the N patches that take part, sparse COO ``(N, N)``, coalesced, float32 of ones.
     """
     nodes = patch_nodes(colours)
     if kept is None:
