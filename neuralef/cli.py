@@ -179,7 +179,7 @@ def segment(
 ) -> None:
     """Segment photographs with a method fitted on DATASET: cluster map (16-bit PNG) and a picture of it for each."""
     from neuralef.datasets.base import image_size, read_image
-    from neuralef.datasets.folder import photographs
+    from neuralef.datasets.folder import check_name, photographs
     from neuralef.experiments import open_workbench, save_map
     from neuralef.files import ensure_writable_folder
     from neuralef.plots import save_overlay
@@ -190,6 +190,7 @@ def segment(
         raise InputError("the folders given hold no photographs; name some that do")
     written: dict[Path, Path] = {}
     for path in images:
+        check_name(path)
         for target in (out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"):
             if target in written:
                 raise InputError(f"{written[target]} and {path} would both write {target}; segment them one by one")

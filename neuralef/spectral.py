@@ -187,7 +187,7 @@ def landmark_eigenvectors(features: Tensor, num_eigenvectors: int, *, neighbors:
         neighbors: Number of neighbours in the graph, its k, and of landmarks that a new patch is linked to.
 
     Raises:
-        InputError: If the landmarks are too few for that, or an eigenvalue is not positive.
+        InputError: If the landmarks are too few for that, no two of them are alike, or an eigenvalue is not positive.
     """
     L, _ = features.shape
     if not 1 <= neighbors < L:
@@ -196,6 +196,11 @@ def landmark_eigenvectors(features: Tensor, num_eigenvectors: int, *, neighbors:
             "spectral_landmarks"
         )
     affinity = feature_graph(features, neighbors).astype(np.float64)
+    if not affinity.sum() > 0:
+        raise InputError(
+            f"the graph of {L} landmarks has no edge: no cosine of two of them is positive, as where all photographs "
+            "are the same and their centred features zero; give photographs that differ"
+        )
     values, vectors = principal_eigenvectors(normalized_adjacency(affinity), num_eigenvectors)
     if values[-1] < LEAST_EIGENVALUE:
         raise InputError(

@@ -1,4 +1,6 @@
 import io
+import os
+import sys
 import tarfile
 from typing import get_type_hints
 
@@ -160,6 +162,15 @@ def test_segment_takes_a_folder_of_photographs(monkeypatch, capsys, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     assert [Image.open(tmp_path / "maps" / name).size for name in ("a.png", "b.png")] == [(70, 50), (48, 64)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such name")
+def test_segment_names_a_photograph_whose_name_is_no_text(monkeypatch, capsys, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    path.write_bytes(b"")
+    status, _, err = call(monkeypatch, capsys, "segment", path, "--out", tmp_path / "maps")
+    assert status == 2
+    assert "xe9.png' is not UTF-8; rename it" in err
 
 
 def empty_val(folder):

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -263,6 +264,15 @@ def test_what_is_no_photograph_is_named(tmp_path, name):
     path.mkdir() if name == "album" else path.write_text("")
     with pytest.raises(InputError, match=rf"train/{name} is no photograph that can be read; convert or move it"):
         FolderDataset(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such name")
+def test_a_name_that_is_no_text_is_shown_by_its_bytes(tmp_path):
+    train = make_folder(tmp_path) / "images" / "train"
+    save_image(train / "view.png").rename(train / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(InputError, match=r"caf\\xe9\.png' is not UTF-8; rename it") as caught:
+        FolderDataset(tmp_path)
+    assert str(caught.value).encode()
 
 
 def test_what_systems_leave_in_folders_is_passed_over(tmp_path):

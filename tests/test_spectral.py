@@ -157,3 +157,8 @@ def test_eigenfunctions_that_cannot_be_extended_are_refused():
     features = torch.eye(4).repeat_interleave(2, dim=0)
     with pytest.raises(InputError, match="eigenvalue 5 of the landmarks' graph is -1"):
         spectral.landmark_eigenvectors(features, 5, neighbors=1)
+
+
+def test_landmarks_of_which_no_two_are_alike_are_refused():
+    with pytest.raises(InputError, match="the graph of 20 landmarks has no edge"):
+        spectral.landmark_eigenvectors(torch.zeros(20, 4), 5, neighbors=3)

@@ -8,6 +8,7 @@ The layout::
 """
 
 import csv
+import os
 from pathlib import Path
 
 from neuralef.datasets.base import IGNORE_LABEL, FileDataset, ImageFiles, SemanticClass
@@ -70,12 +71,27 @@ def photographs(folder: Path) -> list[Path]:
         if not path.name.startswith(".") and path.name.lower() not in BYSTANDERS
     ]
     for path in found:
+        check_name(path)
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir():
             raise InputError(
                 f"{path} is no photograph that can be read; convert or move it: files in {folder} end in "
                 f"{', '.join(IMAGE_SUFFIXES)}, and folders in it are not searched"
             )
     return found
+
+
+def check_name(path: Path) -> None:
+    """Refuse a path that is not UTF-8, as archives of other systems leave them behind: no result could name it.
+
+    Raises:
+        InputError: If so; it shows the bytes of the path.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the path {os.fsencode(path)!r} is not UTF-8; rename it (convmv does many at once)"
+        ) from error
 
 
 def read_classes(path: Path) -> tuple[SemanticClass, ...]:
