@@ -1,11 +1,9 @@
 """Every notebook: its form, its parameters, and what it does where something cannot be had."""
 
 from dataclasses import replace
-from html import unescape
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import papermill
 import pytest
 
@@ -125,23 +123,3 @@ def test_figures_of_the_paper_are_said_not_to_be_run_where_nothing_can_be_had(tm
     assert page.count("could not be fetched") >= 3
     assert "in both halves of <code>val</code>: <strong>not run</strong>" in page
     assert not list((tmp_path / "out").glob("figures/*.png"))
-
-
-def test_parts_of_ours_plus_are_said_not_to_be_run_where_their_dataset_cannot_be_had(tmp_path, monkeypatch):
-    (source,) = notebooks.sources("35")
-    monkeypatch.setenv("NEURALEF_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nothing answers
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    out, reason = tmp_path / "out", "not run: camvid is not here and could not be fetched"
-    parameters = {"profile": "smoke", "results": str(out), "datasets": ["synthetic_scenes", "camvid"]}
-    assert notebooks.execute(source, parameters, out)
-    page = unescape((out / "notebooks" / f"{source.stem}.html").read_text())
-    assert f"K = 12, 2 seeds: {reason}" in page
-    parts, scores = (pd.read_csv(out / "tables" / f"35_{stem}.csv") for stem in ("parts", "scores"))
-    assert (parts.drop(columns="part") == "not run").all(axis=None)
-    assert (scores["camvid"] == "not run").all()
-    assert (scores["synthetic_scenes"] != "not run").all()
-    captions = [*(out / "figures").glob("*.txt"), out / "tables" / "35_parts.md"]
-    assert len(captions) == 3
-    assert all(reason in path.read_text() for path in captions)
-    assert "not run: camvid" in (out / "tables" / "35_scores.md").read_text()
