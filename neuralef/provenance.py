@@ -29,13 +29,18 @@ def code_digest(*modules: str) -> str:
     """
     digest = sha256()
     for module in modules:
-        tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                node.body = [item for item in body if not _is_docstring(item)]
-        digest.update(ast.dump(tree).encode())
+        digest.update(_meaning((PACKAGE / f"{module.replace('.', '/')}.py").read_text()))
     return digest.hexdigest()
+
+
+@cache
+def _meaning(source: str) -> bytes:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [item for item in body if not _is_docstring(item)]
+    return ast.dump(tree).encode()
 
 
 def digest(*parts: Any) -> str:

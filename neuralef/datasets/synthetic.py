@@ -23,6 +23,9 @@ GENERATOR_VERSION = 1
 MIN_SIDE = 32
 """Smallest height or width in pixels at which a scene can still be read."""
 
+KEPT_BYTES = 64_000_000
+"""Of rendered scenes that a dataset keeps in memory; a small one stays whole."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -81,8 +84,8 @@ class SyntheticScenes(Dataset):
         self.size = (int(size[0]), int(size[1]))
         self.seed = int(seed)
         self._counts = {"train": int(train), "val": int(val)}
-        # Image and label of one id are usually asked for one after the other.
-        self._scene = lru_cache(maxsize=4)(self._render)
+        # Every evaluation asks for the same labels again, and for most scenes that costs more than its own work.
+        self._scene = lru_cache(maxsize=max(4, KEPT_BYTES // (4 * self.size[0] * self.size[1])))(self._render)
 
     @property
     def splits(self) -> tuple[str, ...]:
