@@ -94,8 +94,8 @@ def diffuse(features: Tensor, temperature: float) -> Tensor:
     """
     patches = features.flatten(1, 2)
     directions = F.normalize(patches - patches.mean(dim=1, keepdim=True), dim=-1)
-    weights = (directions @ directions.transpose(1, 2) / temperature).softmax(dim=-1)
-    return (weights @ patches).unflatten(1, features.shape[1:3])
+    mean = F.scaled_dot_product_attention(directions, directions, patches, scale=1 / temperature)
+    return mean.unflatten(1, features.shape[1:3])
 
 
 def fit_plus(

@@ -33,7 +33,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from time import perf_counter
 from typing import Any, Literal
 
@@ -407,10 +407,15 @@ class Shapes:
     clusters: int
     config: Config
 
+    @cached_property
+    def vit(self) -> Transformer:
+        """Sizes of the backbone; they travel with the case to the processes that measure it, which need no timm."""
+        return transformer_of(self.backbone)
+
     @property
     def side(self) -> int:
         """Number of patches along a side."""
-        return self.crop // transformer_of(self.backbone).patch_size
+        return self.crop // self.vit.patch_size
 
     @property
     def batch(self) -> int:
@@ -419,7 +424,7 @@ class Shapes:
 
     def predicted(self, stage: Stage) -> Cost:
         """What the formulas say of one stage."""
-        vit, k, K = transformer_of(self.backbone), self.config.feature_neighbors, self.clusters
+        vit, k, K = self.vit, self.config.feature_neighbors, self.clusters
         objective = sparse_objective_cost(self.batch, K, k)
         psi = psi_step_cost(self.batch, 3 * vit.channels, K, self.config)
         return {
@@ -531,8 +536,7 @@ def _patches(shapes: Shapes) -> tuple[Tensor, Tensor]:
     """Random features ``(images, h, w, C)`` and colours; costs hardly depend on the numbers."""
     generator = torch.Generator().manual_seed(0)
     shape = (shapes.images, shapes.side, shapes.side)
-    channels = transformer_of(shapes.backbone).channels
-    return torch.randn(*shape, channels, generator=generator), torch.rand(*shape, 3, generator=generator)
+    return torch.randn(*shape, shapes.vit.channels, generator=generator), torch.rand(*shape, 3, generator=generator)
 
 
 def _weights(shapes: Shapes) -> dict[str, float]:
