@@ -225,13 +225,15 @@ def profiles() -> tuple[str, ...]:
 def load_profile(name: str) -> Profile:
     """Read one profile.
 
+    Its entry ``settings_of`` names another whose hyper-parameters it shares; those of its own ``config`` go before.
+
     Raises:
         InputError: If there is none of that name, it lacks an entry, or has an unknown one.
     """
-    path = PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        raise InputError(f"unknown profile {name!r}; there are {', '.join(profiles())}")
-    document = yaml.safe_load(path.read_text()) or {}
+    document = _document(name)
+    if "settings_of" in document:
+        others = _document(document.pop("settings_of")).get("config", {})
+        document["config"] = others | document.get("config", {})
     _check_entries(document, Profile, f"profile {name!r}", given=("name", "remark"))
     lists = {entry: tuple(value) for entry, value in document.items() if isinstance(value, list)}
     settings = document.get("config", {})
@@ -239,6 +241,13 @@ def load_profile(name: str) -> Profile:
     remark = WITHOUT_BFLOAT16 if settings.get("precision") == FASTEST and config.precision == "float32" else ""
     tables = _table_setup(document.get("tables"), f"the tables of profile {name!r}")
     return Profile(**{**document, **lists, "name": name, "config": config, "tables": tables, "remark": remark})
+
+
+def _document(name: str) -> dict[str, Any]:
+    path = PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"unknown profile {name!r}; there are {', '.join(profiles())}")
+    return yaml.safe_load(path.read_text()) or {}
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:

@@ -250,6 +250,8 @@ def test_studies_are_quick_with_more_seeds():
 def test_every_profile_loads_and_sets_what_its_file_says(name):
     profile = load_profile(name)
     document = yaml.safe_load((config_module.PROFILES / f"{name}.yaml").read_text())
+    if "settings_of" in document:
+        document = yaml.safe_load((config_module.PROFILES / f"{document['settings_of']}.yaml").read_text())
     assert profile.name == name
     assert set(profile.methods) <= set(get_args(Method))
     assert profile.seeds
@@ -349,6 +351,19 @@ def test_a_profile_with_an_unknown_entry_is_refused(tmp_path, monkeypatch, known
 def test_a_profile_that_lacks_an_entry_is_refused(tmp_path, monkeypatch, entry, message):
     write_changed_profile(tmp_path, monkeypatch, entry, "")
     with pytest.raises(InputError, match=message):
+        load_profile("changed")
+
+
+def test_a_profile_shares_the_settings_of_another_where_it_has_none_of_its_own(tmp_path, monkeypatch):
+    write_changed_profile(tmp_path, monkeypatch, "\nconfig:", "\nsettings_of: other\nconfig:")
+    (tmp_path / "other.yaml").write_text("config: {epochs: 99, depth: 1}")
+    config = load_profile("changed").config
+    assert (config.epochs, config.depth) == (3, 1)
+
+
+def test_a_profile_that_shares_the_settings_of_none_is_refused(tmp_path, monkeypatch):
+    write_changed_profile(tmp_path, monkeypatch, "\nconfig:", "\nsettings_of: leisurely\nconfig:")
+    with pytest.raises(InputError, match="unknown profile 'leisurely'; there are changed"):
         load_profile("changed")
 
 
