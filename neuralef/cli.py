@@ -180,9 +180,9 @@ def segment(
     """Segment photographs with a method fitted on DATASET: cluster map (16-bit PNG) and a picture of it for each."""
     from neuralef.datasets.base import image_size, read_image
     from neuralef.datasets.folder import check_name, photographs
+    from neuralef.drawing import save_overlay
     from neuralef.experiments import open_workbench, save_map
     from neuralef.files import ensure_writable_folder
-    from neuralef.plots import save_overlay
 
     ensure_writable_folder(out)
     images = [path for given in images for path in (photographs(given) if given.is_dir() else [given])]

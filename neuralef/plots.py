@@ -1,141 +1,19 @@
-"""Data in, matplotlib out; nothing is computed here but what drawing needs.
-
-Maps that are never negative are drawn with viridis from 0, signed maps with coolwarm around 0, so that both can be read
-without colour vision and signs show.
-"""
+"""Numbers in, charts out, by matplotlib; nothing is computed here but what drawing needs."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
-from neuralef.files import write_png
-
-
-def draw_picture(axes: Axes, picture: np.ndarray, *, span: tuple[float, float] | None = None) -> None:
-    """Draw an image or a map without ticks.
-
-    Args:
-        axes: Axes to draw into.
-        picture: RGB image, shape ``(H, W, 3)``; or map, shape ``(H, W)``.
-        span: Values at the ends of a map's colour scale; from 0 it is viridis, from below 0 coolwarm. Default: 0 to the
-            map's maximum, or as far on both sides of 0 as a map with negative values reaches.
-    """
-    if picture.ndim == 3:
-        axes.imshow(picture)
-    else:
-        limit = np.abs(picture).max()
-        low, high = span or (-limit if picture.min() < 0 else 0, limit)
-        axes.imshow(picture, cmap="coolwarm" if low < 0 else "viridis", vmin=low, vmax=high, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def image_grid(
-    pictures: Sequence[np.ndarray],
-    titles: Sequence[str] = (),
-    *,
-    columns: int,
-    row_titles: Sequence[str] = (),
-    size: float = 1.6,
-    spans: Sequence[tuple[float, float] | None] = (),
-    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
-) -> Figure:
-    """Images and maps in rows and columns.
-
-    Args:
-        pictures: RGB images ``(H, W, 3)`` and maps ``(H, W)`` in reading order, see :func:`draw_picture`.
-        titles: Titles, one above each image, or ``columns`` of them above the first row alone.
-        columns: Number of images in a row.
-        row_titles: Titles, one at the left of each row.
-        size: Width of an image in inches.
-        spans: Colour scale of the maps of each column, where they are to share one; see :func:`draw_picture`.
-        legend: Names and colours (0..255) explained below the images.
-
-    Returns:
-        A figure; axes left over in the last row are empty. Without images it says ``not run``.
-    """
-    if not pictures:
-        return _nothing_run()
-    rows = -(-len(pictures) // columns)
-    height, width = pictures[0].shape[:2]
-    title_rows = 0 if not titles else rows if len(titles) > columns else 1
-    legend_rows = -(-len(legend) // max(1, int(columns * size / 1.05)))  # about an inch for each entry
-    legend_columns = -(-len(legend) // max(1, legend_rows))
-    around = 0.17 * title_rows + (0.1 + 0.18 * legend_rows if legend else 0)  # inches of text above and below
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(columns * size + (0.2 if row_titles else 0), rows * size * height / width + around),
-        squeeze=False,
-        layout="constrained",
-    )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    for axis in axes.flat[len(pictures) :]:
-        axis.set_axis_off()
-    for index, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
-        draw_picture(axis, picture, span=spans[index % columns] if spans else None)
-    for axis, title in zip(axes.flat, titles, strict=False):
-        axis.set_title(title, fontsize=8, pad=3)
-    for axis, title in zip(axes[:, 0], row_titles, strict=True) if row_titles else ():
-        axis.set_ylabel(title, fontsize=8)
-    if legend:
-        handles = [Patch(facecolor=np.array(colour) / 255, edgecolor="0.3", label=name) for name, colour in legend]
-        figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns, fontsize=8, frameon=False)
-    return figure
-
-
-def paint(ids: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Ids to colours.
-
-    Args:
-        ids: Id of every pixel, shape ``(H, W)``; an id without a colour (the ignore label) becomes black.
-        colours: Colour of each id, shape ``(n, 3)``, uint8.
-
-    Returns:
-        Colour of every pixel, shape ``(H, W, 3)``, uint8.
-    """
-    padded = np.vstack([colours, np.zeros((1, 3), dtype=np.uint8)]).astype(np.uint8)
-    return padded[np.minimum(ids.astype(np.int64), len(colours))]
-
-
-def cluster_colours(num_clusters: int, *, seed: int = 0) -> np.ndarray:
-    """Colours that tell clusters apart: hues evenly around the circle in shuffled order, two lightnesses.
-
-    Args:
-        num_clusters: Number of clusters.
-        seed: Seed of the order, so that a cluster keeps its colour.
-
-    Returns:
-        Colour of each cluster, shape ``(num_clusters, 3)``, uint8.
-    """
-    palette = sns.husl_palette(num_clusters, s=0.85, l=0.55), sns.husl_palette(num_clusters, s=0.7, l=0.78)
-    colours = np.array([palette[index % 2][index] for index in range(num_clusters)])
-    return (255 * np.random.default_rng(seed).permutation(colours)).round().astype(np.uint8)
-
-
-def save_overlay(path: Path, picture: np.ndarray, clusters: np.ndarray, *, num_clusters: int) -> Path:
-    """Write an image and, beside it, its clusters in colour over it, as PNG.
-
-    Args:
-        path: File to write.
-        picture: RGB image, shape ``(H, W, 3)``, uint8.
-        clusters: Cluster of every pixel, shape ``(H, W)``.
-        num_clusters: Number of colours to choose among, so that equal clusters of several images have equal colours.
-    """
-    blended = (0.35 * picture + 0.65 * paint(clusters, cluster_colours(num_clusters))).astype(np.uint8)
-    return write_png(path, np.hstack([picture, blended]))
+from neuralef.drawing import nothing_run
 
 
 def curves(x: np.ndarray, values: Mapping[str, np.ndarray], *, xlabel: str, columns: int = 3) -> Figure:
@@ -238,7 +116,7 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
         ylabel: Label of the vertical axis: what the values are.
     """
     if values.empty:
-        return _nothing_run()
+        return nothing_run()
     panels, methods = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["method"]))
     palette = dict(zip(methods, cycle(sns.color_palette("colorblind")), strict=False))
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False, layout="constrained")
@@ -257,13 +135,6 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
         axis.grid(axis="y", alpha=0.3)
         axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     axes[0, 0].set_ylabel(ylabel)
-    return figure
-
-
-def _nothing_run() -> Figure:
-    figure, axis = plt.subplots(figsize=(3, 0.6), layout="constrained")
-    axis.text(0.5, 0.5, "not run", ha="center", va="center")
-    axis.set_axis_off()
     return figure
 
 
@@ -313,7 +184,7 @@ def noise_bands(
         width: Width of a panel in inches.
     """
     if values.empty:
-        return _nothing_run()
+        return nothing_run()
     panels = list(dict.fromkeys(values["panel"]))
     rows, columns = -(-len(panels) // columns), min(columns, len(panels))
     turned = {"rotation": 30, "ha": "right"} if values["value"].str.len().max() > 5 else {}
@@ -358,7 +229,7 @@ def noise_widths(values: pd.DataFrame, *, xlabel: str) -> Figure:
         xlabel: Label of the horizontal axis.
     """
     if values.empty:
-        return _nothing_run()
+        return nothing_run()
     places, points = np.arange(len(values)), 100 * values[["here", "noise", "paper"]]
     figure, axis = plt.subplots(figsize=(7, 0.42 * len(values) + 1.2), layout="constrained")
     axis.barh(places, points["noise"], height=0.62, color="0.88", label="what seeds alone reach", zorder=1)
@@ -441,181 +312,6 @@ def sorted_differences(values: np.ndarray, *, xlabel: str, ylabel: str) -> Figur
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.grid(axis="y", alpha=0.3)
-    return figure
-
-
-def order_from_top(ids: np.ndarray) -> np.ndarray:
-    """Renumber clusters by their mean row, the topmost first, so that alike partitions get alike colours.
-
-    Args:
-        ids: Cluster of every patch or pixel, shape ``(h, w)``.
-
-    Returns:
-        Renumbered clusters from 0, shape ``(h, w)``, int64.
-    """
-    present, index = np.unique(ids, return_inverse=True)
-    rows = np.broadcast_to(np.arange(ids.shape[0])[:, None], ids.shape).ravel()
-    mean_row = np.bincount(index.ravel(), rows) / np.bincount(index.ravel())
-    place = np.empty(len(present), dtype=np.int64)
-    place[np.argsort(mean_row, kind="stable")] = np.arange(len(present))
-    return place[index].reshape(ids.shape)
-
-
-def segment_colours(num_clusters: int) -> np.ndarray:
-    """Colours of a few segments: the colour-blind-safe ones up to ten, else :func:`cluster_colours`.
-
-    Args:
-        num_clusters: Number of segments.
-
-    Returns:
-        Colour of each segment, shape ``(num_clusters, 3)``, uint8.
-    """
-    apart_first = [0, 1, 2, 4, 9, 3, 8, 5, 6, 7]  # of seaborn's palette, so that the first few differ most
-    if num_clusters > len(apart_first):
-        return cluster_colours(num_clusters)
-    palette = np.array(sns.color_palette("colorblind", len(apart_first)))[apart_first[:num_clusters]]
-    return (255 * palette).round().astype(np.uint8)
-
-
-def overlay(picture: np.ndarray, ids: np.ndarray, *, num_clusters: int, strength: float = 0.55) -> np.ndarray:
-    """Clusters in colour over an image, with a white line where they meet.
-
-    Args:
-        picture: RGB image, shape ``(H, W, 3)``, uint8.
-        ids: Cluster of every patch, shape ``(h, w)``, below ``num_clusters``; ``H`` and ``W`` are multiples of ``h``
-            and ``w``.
-        num_clusters: Number of colours to choose among, see :func:`segment_colours`.
-        strength: Weight of the colours against the image, 0 to 1.
-
-    Returns:
-        The image with its clusters, shape ``(H, W, 3)``, uint8.
-    """
-    pixels = np.kron(ids, np.ones((picture.shape[0] // ids.shape[0], picture.shape[1] // ids.shape[1]), dtype=int))
-    colours = paint(pixels, segment_colours(num_clusters))
-    blended = ((1 - strength) * picture + strength * colours).astype(np.uint8)
-    width = max(1, picture.shape[0] // 200)
-    for axis in (0, 1):
-        for line in range(1, width + 1):
-            apart = pixels != np.roll(pixels, line, axis)
-            apart[tuple(slice(0, line) if part == axis else slice(None) for part in (0, 1))] = False
-            blended[apart] = 255
-    return blended
-
-
-def draw_patches(
-    axes: Axes,
-    picture: np.ndarray,
-    weights: np.ndarray,
-    *,
-    selected: tuple[int, int] | None = None,
-    limit: float | None = None,
-) -> None:
-    """Draw a dimmed image and, over it, the patches of positive weight as squares.
-
-    Args:
-        axes: Axes to draw into.
-        picture: RGB image, shape ``(H, W, 3)``, uint8.
-        weights: Weight of every patch, shape ``(h, w)``; patches of weight 0 are left dim, the others are coloured by
-            their weight (viridis).
-        selected: Row and column of a patch to frame in red.
-        limit: Weight at the bright end of the colours; default: the maximum.
-    """
-    height, width = picture.shape[:2]
-    extent = (0, weights.shape[1], weights.shape[0], 0)
-    axes.imshow((0.45 * picture + 0.55 * 255).astype(np.uint8), extent=extent, aspect=height / width)
-    shown = np.ma.masked_less_equal(weights, 0)
-    axes.imshow(
-        shown,
-        cmap="viridis",
-        vmin=0,
-        vmax=limit or max(weights.max(), 1e-12),
-        extent=extent,
-        interpolation="nearest",
-        aspect=height / width * weights.shape[1] / weights.shape[0],
-    )
-    if selected is not None:
-        row, column = selected
-        for colour, line in (("white", 3.5), ("#d62728", 2.0)):
-            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=colour, linewidth=line))
-    axes.set(xticks=[], yticks=[])
-
-
-def patch_links(
-    pictures: Sequence[np.ndarray],
-    weights: Sequence[np.ndarray],
-    titles: Sequence[str] = (),
-    *,
-    columns: int,
-    selected: Sequence[tuple[int, int] | None],
-    label: str | None,
-    size: float = 2.3,
-) -> Figure:
-    """What a patch is linked to, drawn on one or several images; one colour scale for all.
-
-    Args:
-        pictures: RGB images, each of shape ``(H, W, 3)``, uint8.
-        weights: Weight of every patch of each image, shape ``(h, w)``; 0: no link.
-        titles: Titles, one above each image.
-        columns: Number of images in a row.
-        selected: Row and column of the patch to frame in each image, or ``None``.
-        label: Label of the colour scale: what the weights are; ``None`` where all are alike, and no scale is drawn.
-        size: Width of an image in inches.
-    """
-    rows = -(-len(pictures) // columns)
-    height = rows * (size + (0.2 if titles else 0))
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * size + (0.7 if label else 0), height), squeeze=False, layout="constrained"
-    )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-    limit = max(max(values.max() for values in weights), 1e-12)
-    for axis in axes.flat[len(pictures) :]:
-        axis.set_axis_off()
-    for axis, picture, values, patch in zip(axes.flat, pictures, weights, selected, strict=False):
-        draw_patches(axis, picture, values, selected=patch, limit=limit)
-    for axis, title in zip(axes.flat, titles, strict=False):
-        axis.set_title(title, fontsize=8, pad=3)
-    if label is not None:
-        scale = plt.cm.ScalarMappable(norm=plt.Normalize(0, limit), cmap="viridis")
-        bar = figure.colorbar(scale, ax=axes, shrink=0.8, aspect=25)
-        bar.set_label(label, fontsize=8)
-        bar.ax.tick_params(labelsize=7)
-    return figure
-
-
-def draw_grid_lines(axes: Axes, picture: np.ndarray, grid: tuple[int, int]) -> None:
-    """Draw an image and the borders of its patches, ``grid`` of them down and across."""
-    height, width = picture.shape[:2]
-    draw_picture(axes, picture)
-    axes.hlines(np.arange(1, grid[0]) * height / grid[0] - 0.5, -0.5, width - 0.5, color="white", linewidth=0.4)
-    axes.vlines(np.arange(1, grid[1]) * width / grid[1] - 0.5, -0.5, height - 0.5, color="white", linewidth=0.4)
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-
-
-def photograph_to_patches(
-    picture: np.ndarray, colours: np.ndarray, similarity: np.ndarray, *, selected: tuple[int, int]
-) -> Figure:
-    """A photograph, its patches, their colours, and how similar each is to one of them.
-
-    Args:
-        picture: The photograph, shape ``(H, W, 3)``, uint8.
-        colours: The photograph at patch resolution, shape ``(h, w, 3)``, in [0, 1].
-        similarity: Cosine of each patch with the selected one, shape ``(h, w)``.
-        selected: Row and column of the selected patch, framed in red.
-    """
-    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.6), layout="constrained")
-    draw_picture(axes[0], picture)
-    draw_grid_lines(axes[1], picture, colours.shape[:2])
-    draw_picture(axes[2], colours)
-    drawn = axes[3].imshow(similarity, cmap="viridis", interpolation="nearest")
-    axes[3].set(xticks=[], yticks=[])
-    axes[3].add_patch(
-        Rectangle((selected[1] - 0.5, selected[0] - 0.5), 1, 1, fill=False, edgecolor="#d62728", linewidth=2)
-    )
-    bar = figure.colorbar(drawn, ax=axes[3], shrink=0.8)
-    bar.ax.tick_params(labelsize=7)
-    titles = ("photograph", f"{colours.shape[0]} x {colours.shape[1]} patches", "colour of each patch")
-    for axis, title in zip(axes, (*titles, "cosine with the red patch"), strict=True):
-        axis.set_title(title, fontsize=9)
     return figure
 
 
@@ -1023,7 +719,7 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
         ylabel: Label of the vertical axis: what changes.
     """
     if values.empty:
-        return _nothing_run()
+        return nothing_run()
     panels, places = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["value"]))
     ours, papers = sns.color_palette("colorblind")[:2]
     figure, axes = plt.subplots(
@@ -1048,53 +744,3 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
     axes[0, 0].legend(fontsize=8)
     return figure
-
-
-def window_cover(panels: Mapping[str, tuple[np.ndarray, Sequence[tuple[int, int, int, int]]]]) -> Figure:
-    """Photographs with the windows that are cut from them and, below, how many windows each pixel lies in.
-
-    The central square, all that the protocol of square crops sees, is dotted.
-
-    Args:
-        panels: Photographs by title, each uint8 ``(H, W, 3)`` with its windows as ``(top, left, bottom, right)`` in
-            pixels of the size it is resized to, which they cover together.
-    """
-    sizes = [tuple(np.max([window[2:] for window in windows], axis=0)) for _, windows in panels.values()]
-    figure, axes = plt.subplots(
-        2,
-        len(panels),
-        figsize=(9.6, 0.6 + 2 * 8.8 / sum(width / height for height, width in sizes)),
-        width_ratios=[width / height for height, width in sizes],
-        squeeze=False,
-        layout="constrained",
-    )
-    counts = [np.zeros(size, dtype=int) for size in sizes]
-    for count, (_, windows) in zip(counts, panels.values(), strict=True):
-        for top, left, bottom, right in windows:
-            count[top:bottom, left:right] += 1
-    most = max(count.max() for count in counts)
-    colours = plt.get_cmap("viridis", most)
-    for (above, below), count, (title, (picture, windows)) in zip(axes.T, counts, panels.items(), strict=True):
-        height, width = count.shape
-        above.imshow((0.6 * picture + 0.4 * 255).astype(np.uint8), extent=(0, width, height, 0))
-        _outline_windows(above, windows)
-        side = min(height, width)
-        corner = ((width - side) / 2, (height - side) / 2)
-        above.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="black", linewidth=1.2, linestyle=":"))
-        above.set_title(title, fontsize=9)
-        drawn = below.imshow(count, cmap=colours, vmin=0.5, vmax=most + 0.5, extent=(0, width, height, 0))
-        for axis in (above, below):
-            axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
-    bar = figure.colorbar(drawn, ax=axes[1], ticks=range(1, most + 1), aspect=12)
-    bar.set_label("windows", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    return figure
-
-
-def _outline_windows(axes: Axes, windows: Sequence[tuple[int, int, int, int]]) -> None:
-    """Numbered outlines, each a little further inside its window than the last, so that common borders show."""
-    for index, (top, left, bottom, right) in enumerate(windows):
-        colour, inset = f"C{index}", (0.015 + 0.015 * (index % 4)) * (bottom - top)
-        size = (right - left - 2 * inset, bottom - top - 2 * inset)
-        axes.add_patch(Rectangle((left + inset, top + inset), *size, fill=False, edgecolor=colour, linewidth=1.8))
-        axes.text(left + 2 * inset, top + 2 * inset, str(index + 1), color=colour, fontsize=9, weight="bold", va="top")

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuralef import plots
+from neuralef import drawing, plots
 
 MANY = [f"method {index}" for index in range(11)]
 """More than a palette has colours."""
@@ -45,7 +45,7 @@ def test_every_one_of_many_methods_has_its_scores_by_class():
 
 def test_windows_are_counted_where_they_overlap():
     picture = np.zeros((8, 12, 3), dtype=np.uint8)
-    figure = plots.window_cover({"left and right": (picture, [(0, 0, 4, 4), (0, 2, 4, 6)])})
+    figure = drawing.window_cover({"left and right": (picture, [(0, 0, 4, 4), (0, 2, 4, 6)])})
     above, below = figure.axes[:2]
     (count,) = (image.get_array() for image in below.images)
     np.testing.assert_array_equal(count, [[1, 1, 2, 2, 1, 1]] * 4)
@@ -58,5 +58,5 @@ def test_a_table_of_which_nothing_ran_says_so():
     changes = plots.change_strips(
         pd.DataFrame(columns=["panel", "value", "source", "seed", "change"]), xlabel="", ylabel=""
     )
-    pictures = plots.image_grid([], ["photograph"], columns=1)
+    pictures = drawing.image_grid([], ["photograph"], columns=1)
     assert [figure.axes[0].texts[0].get_text() for figure in (strips, changes, pictures)] == ["not run"] * 3
