@@ -94,6 +94,7 @@ def diffuse(features: Tensor, temperature: float) -> Tensor:
     """
     patches = features.flatten(1, 2)
     directions = F.normalize(patches - patches.mean(dim=1, keepdim=True), dim=-1)
+    # The softmax and the mean in one, which never holds the weights of all pairs of patches.
     mean = F.scaled_dot_product_attention(directions, directions, patches, scale=1 / temperature)
     return mean.unflatten(1, features.shape[1:3])
 

@@ -1,4 +1,4 @@
-"""What figures must not lose: methods beyond the colours of the palette, and windows that overlap."""
+"""What charts and pictures must not lose: methods beyond the colours of the palette, and windows that overlap."""
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -64,7 +64,10 @@ class FolderDataset(FileDataset):
 
 
 def photographs(folder: Path) -> list[Path]:
-    """Image files right in ``folder``, sorted; ``InputError`` if anything else is there that is not hidden."""
+    """Image files right in ``folder``, sorted; ``InputError`` if anything else is there that is not hidden.
+
+    Names that are not UTF-8 are refused as by :func:`check_name`.
+    """
     found = [
         path
         for path in sorted(folder.iterdir())
