@@ -20,6 +20,18 @@ def memory_side(held, worked_on):
     return work
 
 
+def littered_side(megabytes):
+    """A side whose work fills as many kilobytes as its preparation has freed, behind one that is still held."""
+    litter = [bytes(1000) for _ in range(1000 * megabytes)]
+    held = bytes(1000)
+    litter.clear()
+
+    def work():
+        return len([bytes(1000) for _ in range(1000 * megabytes)]) + 0 * len(held)
+
+    return work
+
+
 def counting_side():
     calls = []
 
@@ -40,6 +52,10 @@ def test_memory_is_that_of_the_work_in_megabytes_and_not_what_was_held_before():
     assert found.peak_mb == pytest.approx(2 * MEGABYTES, abs=1.5)
     assert found.process_mb > found.peak_mb + MEGABYTES
     assert math.isnan(found.seconds)
+
+
+def test_room_that_the_preparation_has_freed_counts_once_the_work_fills_it():
+    assert measure(littered_side, MEGABYTES, repeats=0).peak_mb > 0.9 * MEGABYTES
 
 
 def test_the_work_is_done_once_for_its_memory_and_then_for_its_time():
