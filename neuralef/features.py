@@ -289,8 +289,8 @@ def _extract(
         write_json(folder / "manifest.json", manifest)
         bar.update(len(features))
 
-    # While one chunk passes the backbone, the next is decoded and the one before is written, each by one thread. Neither
-    # calls torch, whose OpenMP gives every thread that calls it a team of its own, beside the backbone's.
+    # While one chunk passes the backbone, the next is decoded and the one before is written, each by one thread.
+    # Neither calls torch, whose OpenMP gives every thread that calls it a team of its own, beside the backbone's.
     with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         began = perf_counter()
         upcoming, written = reader.submit(read, starts[0]) if starts else None, None
