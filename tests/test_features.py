@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -351,17 +352,27 @@ def test_after_deleting_a_corrupted_store_it_is_computed_again(many, tmp_path):
     assert store_of(many, Counting(), tmp_path).patches.tobytes() == before
 
 
-class Overflowing(ColourBackbone):
-    def __init__(self):
+class Spoilt(ColourBackbone):
+    """Puts a value where the last image of a batch has its last feature."""
+
+    def __init__(self, value):
         super().__init__(SPEC)
+        self.value = value
 
     def forward(self, images, **keywords):
-        return 1e6 * super().forward(images, **keywords)
+        features = super().forward(images, **keywords)
+        features[-1, -1, -1, -1] = self.value
+        return features
 
 
-def test_features_beyond_float16_are_refused(many, tmp_path):
+@pytest.mark.parametrize("value", [65520.0, -65520.0, math.inf, math.nan])
+def test_features_beyond_float16_are_refused(many, tmp_path, value):
     with pytest.raises(InputError, match=r"train-000000 \.\. train-000007 exceed float16"):
-        store_of(many, Overflowing(), tmp_path)
+        store_of(many, Spoilt(value), tmp_path)
+
+
+def test_the_largest_feature_that_float16_rounds_to_a_finite_one_is_kept(many, tmp_path):
+    assert store_of(many, Spoilt(65519.0), tmp_path).patches.max() == np.finfo(np.float16).max
 
 
 def test_an_empty_split_is_refused(tmp_path, colour_backbone):
