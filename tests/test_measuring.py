@@ -27,7 +27,8 @@ def littered_side(megabytes):
     litter.clear()
 
     def work():
-        return len([bytes(1000) for _ in range(1000 * megabytes)]) + 0 * len(held)
+        filled = [bytes(1000) for _ in range(1000 * megabytes)]
+        return len(filled) + len(held)
 
     return work
 
