@@ -389,9 +389,9 @@ def fidelity_sentence(folder: Path) -> str:
     return (
         f"Without quantisation {len(planted)} functions of psi on a planted graph agree with the exact eigenvectors, "
         f"in their order, to a correlation of at least {planted.min():.4f}; on a kernel of photographs the first five "
-        f"to at least {plain.head(5).min():.3f}, the first {len(plain)} to {plain.min():.3f}. Quantised, as the paper "
-        f"trains it, a single function is something else: {quantised.min():.2f} to {quantised.max():.2f}, with the "
-        "eigenvector it is most like."
+        f"to at least {plain.head(5).min():.3f}, the first {len(plain)} to {plain.min():.3f}. With quantisation, all "
+        f"else equal, a single function is something else: {quantised.min():.2f} to {quantised.max():.2f} with the "
+        "eigenvector it is matched to."
     )
 
 

@@ -142,18 +142,18 @@ class TableStudy:
 
         Returns:
             One row for each set-up, method, matching and seed: the columns of :class:`neuralef.findings.Setting` in the
-            paper's names (``clusters`` as run), ``matching``, ``here``, ``experiment_id``, ``seed``, and ``accuracy``
-            and ``mean_iou`` as fractions.
+            paper's names (``clusters`` as run), ``matching``, ``here``, ``experiment_id``, ``seed``, ``accuracy``
+            and ``mean_iou`` as fractions, and ``clusters_used``.
         """
         return self.run_lines(self.lines(table), out)
 
     def run_lines(self, lines: Sequence[Line], out: Path) -> pd.DataFrame:
         """:meth:`run` for some set-ups alone."""
         wanted = [row for line in lines if line.experiment for row in self._run(line, out)]
-        columns = [*IDENTITY, "matching", "here", "experiment_id"]
+        columns, measured = [*IDENTITY, "matching", "here", "experiment_id"], ["seed", *METRICS, "clusters_used"]
         if not wanted:
-            return pd.DataFrame(columns=[*columns, "seed", *METRICS])
-        found = read_results(out / "results.csv")[["experiment_id", "method", "matching", "seed", *METRICS]]
+            return pd.DataFrame(columns=[*columns, *measured])
+        found = read_results(out / "results.csv")[["experiment_id", "method", "matching", *measured]]
         return pd.DataFrame(wanted, columns=columns).merge(found, on=["experiment_id", "method", "matching"])
 
     def _run(self, line: Line, out: Path) -> Iterator[list[Any]]:

@@ -193,7 +193,7 @@ TABLES = {
                     tolerance=0.01,
                 ),
             ),
-            note="Clusters are matched to few classes with ground truth, so that scores rise with K by themselves.",
+            note="Ground truth matches clusters to few classes, so that scores tend to rise with K by themselves.",
         ),
         Table(
             number="6",
