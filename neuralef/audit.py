@@ -205,7 +205,7 @@ def train_probed(
         raise ValueError(f"variant {variant!r} trains no head; there are {', '.join(get_args(WithHead))}")
     if label_counts.shape[:3] != (len(store), *store.grid):
         raise ValueError(f"label counts have shape {label_counts.shape}, the store {(len(store), *store.grid)}")
-    check_sizes(store, config, num_eigenfunctions)
+    check_sizes(store.grid, len(store), config, num_eigenfunctions)
     network = Probed(
         new_psi(store, config, num_eigenfunctions, seed),
         label_counts.shape[-1],

@@ -165,6 +165,11 @@ class AugmentedPhotographs:
     ahead: bool = False
     _begun: dict[tuple[int, int], Future] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across a crop."""
+        return (self.crop_size // self.backbone.patch_size,) * 2
+
     def begin(self, chosen: np.ndarray, *, seed: int, step: int) -> None:
         """Make the crops of a later batch in the background if :attr:`ahead`; :meth:`batch` then finds them."""
         if self.ahead:
@@ -189,13 +194,12 @@ class AugmentedPhotographs:
         """
         begun = self._begun.pop((seed, step), None)
         crops, real = begun.result() if begun else self.crops(chosen, seed=seed, step=step)
-        grid = (self.crop_size // self.backbone.patch_size,) * 2
         # Rounded as a feature store rounds them.
         levels = self.backbone(crops, precision=self.config.precision)[:, rows, columns].half()
         if not levels.isfinite().all():
             raise InputError(f"features of a crop at step {step} exceed float16; use another level or norm")
         kept = F.avg_pool2d(real.float(), self.backbone.patch_size)[:, rows, columns] >= 0.5
-        colours = patch_colours(crops, grid)[:, rows, columns].half().float()
+        colours = patch_colours(crops, self.grid)[:, rows, columns].half().float()
         return AugmentedBatch(levels.float(), colours, kept if self.config.mask_padding else None)
 
     def crops(self, chosen: np.ndarray, *, seed: int, step: int) -> tuple[Tensor, Tensor]:

@@ -435,7 +435,7 @@ def build(
     """
     spec = _SPECS.get(name) or _transformer_spec(name)
     if spec.architecture == "":
-        for setting, value in {"high_level": high_level, "checkpoint": checkpoint}.items():
+        for setting, value in {"blocks": blocks, "high_level": high_level, "checkpoint": checkpoint}.items():
             if value:
                 raise InputError(f"{setting} is {value!r}, but {name} is no network; leave it out or name a backbone")
         return ColourBackbone(spec)
@@ -446,8 +446,11 @@ def build(
         blocks=_block_indices(spec.name, blocks or spec.blocks or (0, depth // 2, depth - 1), depth),
         high_level=high_level or spec.high_level,
     )
-    kind = TransformerBackbone if _is_transformer(network) else ConvolutionalBackbone
-    return kind(spec, network)
+    if _is_transformer(network):
+        return TransformerBackbone(spec, network)
+    if spec.high_level != "raw":
+        raise InputError(f"high_level is {spec.high_level!r}, but {name} is no vision transformer; leave it out")
+    return ConvolutionalBackbone(spec, network)
 
 
 def _transformer_spec(name: str) -> BackboneSpec:

@@ -25,6 +25,12 @@ BEYOND_US = (
 )
 """Errors of the system that the user can mend and we cannot: permissions, full disks, paths that lead nowhere."""
 
+LARGEST_SEED = 2**32 - 2
+"""Seeds of batches and noise are 64 bits, half of them the number of the step."""
+
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ends, as shells have it."""
+
 app = typer.Typer(
     help="Executable companion to 'Learning Neural Eigenfunctions for Unsupervised Semantic Segmentation' (ICCV 2023).",
     no_args_is_help=True,
@@ -36,22 +42,22 @@ app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 
 Root = Annotated[Path | None, typer.Option(help="Data root; default $NEURALEF_DATA, else data/.")]
-ProfileName = Annotated[str, typer.Option(help="Named set-up: smoke, quick, ...")]
+ProfileName = Annotated[str, typer.Option(help="Named set-up: smoke, quick, standard, studies or paper.")]
 DatasetName = Annotated[str, typer.Option(help="Name from `neuralef data list`, or folder:PATH.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Hyper-parameter as field=value; may be repeated.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Field of neuralef.config.Config, as field=value.")]
 
 
 @data_app.command("list")
 def data_list(root: Root = None) -> None:
-    """Datasets and whether they are ready."""
+    """Datasets and whether they, or their archives, are here."""
     from neuralef import datasets
 
     for info in datasets.available():
-        ready = "ready" if datasets.is_obtainable(info.name, root) else "not here"
-        ready = "" if info.name == "folder:PATH" else ready
+        where = "here" if datasets.is_obtainable(info.name, root) else "not here"
+        where = "" if info.name == "folder:PATH" else where
         sizes = ", ".join(f"{size} {split}" for split, size in info.split_sizes.items())
         typer.echo(
-            f"{info.name:20} {ready:9} {info.title} ({sizes or 'your splits'}); licence: {info.licence}; {info.note}"
+            f"{info.name:20} {where:9} {info.title} ({sizes or 'your splits'}); licence: {info.licence}; {info.note}"
         )
 
 
@@ -121,7 +127,7 @@ def run(
         ),
     ] = "kmeans,ours,ours_star",
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**32 - 1)] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=LARGEST_SEED)] = 0,
     trained_on: Annotated[str, typer.Option(help="Another dataset to fit methods to; default: the same.")] = "",
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every cluster map as 16-bit PNG.")] = False,
     profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
@@ -145,11 +151,11 @@ def audit(
     dataset: DatasetName,
     out: Annotated[Path, typer.Option(help="Results folder.")],
     seeds: Annotated[str | None, typer.Option(help="Comma-separated; default: the profile's.")] = None,
-    variants: Annotated[str, typer.Option(help="Comma-separated.")] = "none,detached,gradient",
+    variants: Annotated[str, typer.Option(help="Comma-separated: some of these.")] = "none,detached,gradient",
     label_weight: Annotated[float | None, typer.Option(help="Of the cross-entropy; default: official ratio.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
-    profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "standard",
+    profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "studies",
     settings: Settings = None,
 ) -> None:
     """Measure what label gradients do: train psi without a label head, with a detached one, and with its gradient."""
@@ -171,9 +177,9 @@ def segment(
     out: Annotated[Path, typer.Option(help="Folder for the maps.")],
     dataset: DatasetName = "stanford_background",
     backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
-    method: Annotated[str, typer.Option(help="One method.")] = "ours_star",
+    method: Annotated[str, typer.Option(help="One of those of `neuralef run --methods`.")] = "ours_star",
     clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**32 - 1)] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=LARGEST_SEED)] = 0,
     profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
     settings: Settings = None,
 ) -> None:
@@ -301,9 +307,11 @@ def _names(text: str) -> list[str]:
 
 def _seeds(text: str) -> list[int]:
     seeds = _names(text)
-    wrong = [seed for seed in seeds if not seed.isdecimal()]
+    wrong = [seed for seed in seeds if not seed.isdecimal() or int(seed) > LARGEST_SEED]
     if wrong or len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds is {text!r}; it must be different whole numbers, separated by commas")
+        raise InputError(
+            f"--seeds is {text!r}; it must be different whole numbers of at most {LARGEST_SEED}, separated by commas"
+        )
     return [int(seed) for seed in seeds]
 
 
@@ -339,7 +347,7 @@ def _experiment(
 
 
 def main() -> None:
-    """Entry point: user errors and a system that refuses end in one line and exit status 2, an interruption in 130."""
+    """Entry point: user errors and a system that refuses end in one line and status 2, an interruption in 130."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("neuralef").setLevel(logging.INFO)
     try:
@@ -354,6 +362,8 @@ def main() -> None:
         where = error.filename or "a file"
         typer.echo(f"error: {where}: {error.strerror}; mend that, or give another path, then run again", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer makes the one the other
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
         typer.echo("interrupted; the same command continues where it stopped", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

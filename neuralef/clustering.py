@@ -29,6 +29,9 @@ Method = Literal[
     "kmeans", "kmeans_centred", "kmeans_pca", "spectral", "deep_spectral", "ours", "ours_star", "ours_plus"
 ]
 
+SAMPLED_NUMBERS = 2_000_000_000
+"""Numbers, patches times channels, that K-means is fitted to at most: the official code's limit, 8 GB of them."""
+
 IMAGES_PER_PASS = 4
 """Images whose features pass psi together: their activations stay in the cache, a quarter faster than 16 at once."""
 
@@ -353,16 +356,18 @@ def _sample_prepared(
 def _sample(store: FeatureStore, patches: int, seed: int, features_of, *, progress: bool) -> np.ndarray:
     """Features of at most ``patches`` patches, evenly many from each image, shape ``(N, C)``, float32.
 
+    Nor are there more than :data:`SAMPLED_NUMBERS` numbers of them.
+
     Of more images than that, as many are taken at even distances, and a patch from each.
     """
     per_image = store.grid[0] * store.grid[1]
     images = np.arange(min(len(store), patches)) * len(store) // min(len(store), patches)
-    kept = min(per_image, patches // len(images))
     rng = np.random.default_rng(seed)
-    points, filled = np.empty((0, 0), dtype=np.float32), 0
+    points, kept, filled = np.empty((0, 0), dtype=np.float32), 0, 0
     for rows in tqdm(_passes(images), desc="patches to cluster", unit="batch", disable=not progress):
         features = features_of(rows).flatten(1, -2).cpu().numpy()  # (images, T, C)
         if not filled:
+            kept = min(per_image, max(1, min(patches, SAMPLED_NUMBERS // features.shape[-1]) // len(images)))
             points = np.empty((len(images) * kept, features.shape[-1]), dtype=np.float32)
         for image in features:
             chosen = np.sort(rng.choice(per_image, kept, replace=False))

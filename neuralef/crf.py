@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -108,7 +109,8 @@ def refine(
     waiting: deque[tuple[str, Future]] = deque()
     try:
         for image_id, logits, image in pictures:
-            waiting.append((image_id, pool.submit(_refined, logits, image, mode)))
+            # Every process would open a context of its own on a GPU.
+            waiting.append((image_id, pool.submit(_refined, replace(logits, device="cpu"), image, mode)))
             if len(waiting) >= 2 * processes:
                 yield _first_of(waiting)
         while waiting:

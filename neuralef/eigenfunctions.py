@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from neuralef.errors import InputError
 
 HEAD_CHANNELS = 64
-"""Channels of one attention head, as in every ViT of the paper."""
+"""Channels of one attention head, as in every ViT of the paper; more where they would not divide the width."""
 
 
 class Standardise(nn.Module):
@@ -75,7 +75,8 @@ class LinearAttention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.heads = max(1, channels // HEAD_CHANNELS)
+        most = max(1, channels // HEAD_CHANNELS)
+        self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 

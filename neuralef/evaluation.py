@@ -43,7 +43,7 @@ def image_counts(clusters: np.ndarray, labels: np.ndarray, num_clusters: int, nu
         raise ValueError(f"cluster ids must be below {K}; got {clusters.min()} .. {clusters.max()}")
     # Ignored pixels get a column of their own, so that no pixel has to be picked out.
     column = np.where(labels == IGNORE_LABEL, C, labels)
-    if labels.size and (column.min() < 0 or column.max() > C or (labels == C).any()):
+    if labels.size and (column.min() < 0 or column.max() > C or (C != IGNORE_LABEL and (labels == C).any())):
         found = sorted(set(labels.ravel().tolist()))
         raise ValueError(f"class ids must be below {C}, or {IGNORE_LABEL}; got {found}")
     cells = clusters.astype(np.intp) * (C + 1) + column

@@ -62,6 +62,7 @@ EVALUATION_MODULES = (
     "segmentation",
     "evaluation",
     "datasets.crops",
+    "experiments",
 )
 
 
@@ -215,11 +216,12 @@ class Workbench:
         )
 
     def _training_short_side(self, config: Config) -> int:
-        return self._sliding(config, self.trained_on or self.dataset_name).short_side
+        return self.sliding(config, self.trained_on or self.dataset_name).short_side
 
-    def _sliding(self, config: Config, dataset_name: str | None = None) -> Sliding:
-        crop_size = self.config.crop_size(self.backbone.patch_size)
-        return Sliding.of(config, crop_size, dataset_name or self.dataset_name)
+    def sliding(self, config: Config, dataset_name: str | None = None) -> Sliding:
+        """Windows of a configuration, for the evaluated dataset or another one: as large as the crops of training."""
+        side = config.train_crop_size if config.augment else config.crop_size
+        return Sliding.of(config, side(self.backbone.patch_size), dataset_name or self.dataset_name)
 
     def training_key(self, clusters: int, seed: int, config: Config) -> str:
         """Digest of all that determines psi; labels and settings of the clustering are not among it."""
@@ -258,7 +260,7 @@ class Workbench:
     def _head_key(self, method: Method, recipe: Recipe, clusters: int, seed: int, config: Config) -> str:
         features = self.training_key(clusters, seed, config) if recipe.needs_psi else self.train.key
         settings = {name: value for name, value in asdict(config).items() if name in recipe.settings}
-        return _digest(method, features, settings, clusters, seed, provenance.code_digest(*recipe.modules))
+        return _digest(method, features, settings, clusters, seed, provenance.code_digest("methods", *recipe.modules))
 
     def head(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> ClusterHead:
         """The fitted method alone; see :meth:`fitted`."""
@@ -275,7 +277,7 @@ class Workbench:
             head,
             self.config.crop_size(self.backbone.patch_size),
             self.config.precision,
-            self._sliding(config) if config.protocol == "sliding" else None,
+            self.sliding(config) if config.protocol == "sliding" else None,
             softmax_temperature(head, config),
             config.crf,
         )
@@ -347,12 +349,11 @@ class Workbench:
 
     def experiment_id(self, clusters: int, seed: int, config: Config) -> str:
         """Digest of all that determines the rows: photographs, labels and classes, weights, settings, code."""
-        readers = [kind.__module__ for kind in type(self.dataset).__mro__ if kind.__module__.startswith("neuralef.")]
         labels = [
             self.dataset.name,
             self.dataset.label_fingerprint("val"),
             [semantic.name for semantic in self.dataset.classes],
-            provenance.code_digest(*(module.removeprefix("neuralef.") for module in readers)),
+            provenance.code_digest(*self.dataset.reader_modules),
         ]
         code = provenance.code_digest(*TRAINING_MODULES, *AUGMENTATION_MODULES, *EVALUATION_MODULES)
         images = self._val_key(config)
@@ -360,7 +361,7 @@ class Workbench:
 
     def _val_key(self, config: Config) -> str:
         if config.protocol == "sliding":  # windows pass the backbone when they are evaluated: there is no store of them
-            return _digest(self.dataset.image_fingerprint("val"), asdict(self._sliding(config)))
+            return _digest(self.dataset.image_fingerprint("val"), asdict(self.sliding(config)))
         return self.val.key
 
 
@@ -427,13 +428,11 @@ def run_experiment(
 
     Raises:
         InputError: If something in the specification, the data or the output folder cannot be used.
-        ValueError: If the workbench has features of other settings.
+        ValueError: If the workbench has another dataset or backbone, or features of other settings.
     """
     check_methods(methods)
-    for name in FEATURE_FIELDS if bench else ():
-        theirs, wanted = getattr(bench.config, name), getattr(experiment.config, name)
-        if theirs != wanted:
-            raise ValueError(f"{name} is {wanted} in the experiment and {theirs} on the workbench; open one for it")
+    if bench:
+        _check_same_features(experiment, bench)
     crf.require(experiment.config.crf)
     ensure_writable_folder(out)
     bench = bench or open_workbench(experiment, progress=progress)
@@ -462,6 +461,16 @@ def run_experiment(
         for method in group:
             rows += _store_rows(out, experiment, read_json(kept[method][0], "experiment_id"), bench)
     return rows
+
+
+def _check_same_features(experiment: Experiment, bench: Workbench) -> None:
+    opened = open_workbench(experiment)  # which opens nothing yet
+    names = ("dataset_name", "backbone_name", "dataset_options", "trained_on", "trained_on_options")
+    pairs = {name: (getattr(bench, name), getattr(opened, name)) for name in names}
+    pairs |= {name: (getattr(bench.config, name), getattr(experiment.config, name)) for name in FEATURE_FIELDS}
+    for name, (theirs, wanted) in pairs.items():
+        if theirs != wanted:
+            raise ValueError(f"{name} is {wanted!r} in the experiment and {theirs!r} on the workbench; open one for it")
 
 
 def read_image_tables(out: Path, experiment_id: str, method: Method) -> np.ndarray:

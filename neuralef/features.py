@@ -6,9 +6,9 @@ One folder holds one split of one dataset under one configuration::
                            colours.npy     float16 (images, h, w, 3), images at patch resolution, [0, 1]
                            manifest.json   configuration, image ids, and a checksum of each finished chunk
 
-The key is a digest of all that determines the features (weights, blocks, precision, crop, the images' bytes), so a
-store made under another configuration is never met. Chunks are written in order; a killed extraction continues after
-the last chunk whose checksum holds. Every checksum is verified when a store is opened.
+The key is a digest of all that determines the features (weights, blocks, precision, crop, the images' bytes, code and
+versions), so a store made under another configuration is never met. Chunks are written in order; a killed extraction
+continues after the last chunk whose checksum holds. Every checksum is verified when a store is opened.
 """
 
 import json
@@ -39,7 +39,7 @@ from neuralef.errors import InputError
 from neuralef.files import write_json
 from neuralef.paths import cache_root
 from neuralef.precision import Precision
-from neuralef.provenance import code_digest
+from neuralef.provenance import code_digest, versions
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class FeatureStore:
 
 
 MODULES = ("features", "backbones", "precision", "datasets.crops")
-"""Code that features depend on."""
+"""Code that features depend on, besides that which reads the dataset."""
 
 
 def patch_colours(images: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -213,7 +213,8 @@ def extract(
     """
     crop_size = config.crop_size(backbone.patch_size)
     identity = {
-        "code": code_digest(*MODULES),
+        "code": code_digest(*MODULES, *dataset.reader_modules),
+        "versions": versions(),
         "dataset": dataset.name,
         "split": split,
         "images": dataset.image_fingerprint(split),

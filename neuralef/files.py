@@ -35,8 +35,12 @@ def write_bytes(path: Path, content: bytes) -> Path:
     """Write under a temporary name in the same folder, then rename: readers see the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except BaseException:  # a full disk above all, which what is left would keep full
+        unfinished.unlink(missing_ok=True)
+        raise
     return path
 
 

@@ -57,12 +57,15 @@ def fit_kmeans(
         threads: Number of threads; one is faster for a few hundred points.
 
     Raises:
-        InputError: If there are fewer points than clusters.
+        InputError: If there are fewer points than clusters, or fewer than Lloyd's iterations would need.
     """
     from sklearn.cluster import KMeans  # takes a second or two, which every notebook would wait for
 
-    if len(features) < num_clusters:
-        raise InputError(f"{num_clusters} clusters were asked of {len(features)} patches; lower --clusters")
+    if min(len(features), LLOYD_PATCHES) < num_clusters:
+        raise InputError(
+            f"{num_clusters} clusters were asked of {len(features)} patches, of which at most {LLOYD_PATCHES} start "
+            "K-means; lower --clusters"
+        )
     drawn, others = features, np.empty(0, dtype=np.int64)
     if len(features) > LLOYD_PATCHES:
         chosen = np.sort(np.random.default_rng(seed).choice(len(features), LLOYD_PATCHES, replace=False))

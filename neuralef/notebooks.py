@@ -24,7 +24,7 @@ from neuralef import provenance
 from neuralef.config import load_profile
 from neuralef.errors import InputError
 from neuralef.files import read_json, write_json, write_text
-from neuralef.paths import PACKAGE, notebooks_root
+from neuralef.paths import notebooks_root
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +124,8 @@ def execute(
     check_parameters(notebook, parameters)
     executed = out / "notebooks" / notebook.name
     stamp = executed.with_suffix(".json")
-    modules = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
     profile = asdict(load_profile(parameters["profile"])) if "profile" in parameters else {}
-    code = provenance.code_digest(*modules)
+    code = provenance.code_digest(*provenance.module_names())
     parts = [notebook.read_text(), dict(parameters), profile, data_key, provenance.versions(), code]
     digest = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     if not force and _stands(out, stamp, digest):

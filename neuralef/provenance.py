@@ -17,7 +17,15 @@ import torch
 from neuralef.paths import PACKAGE
 from neuralef.precision import Device
 
-PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "timm")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "timm", "numba", "pillow")
+
+_SOURCES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
+"""The package's modules as this process met them: what is edited later must not name what older code computes."""
+
+
+def module_names() -> tuple[str, ...]:
+    """Names of all modules of the package, as :func:`code_digest` wants them."""
+    return tuple(sorted(_SOURCES))
 
 
 @cache
@@ -29,7 +37,7 @@ def code_digest(*modules: str) -> str:
     """
     digest = sha256()
     for module in modules:
-        digest.update(_meaning((PACKAGE / f"{module.replace('.', '/')}.py").read_text()))
+        digest.update(_meaning(_SOURCES[module.replace(".", "/")]))
     return digest.hexdigest()
 
 
@@ -61,8 +69,12 @@ def stamp(computed_on: Device = "cpu") -> dict[str, Any]:
 
 
 def git_state(folder: Path = PACKAGE) -> tuple[str, bool]:
-    """Full SHA of the commit and whether tracked files differ from it; ``("unknown", True)`` outside a checkout."""
+    """Full SHA of the commit and whether tracked files differ from it.
+
+    ``("unknown", True)`` outside a checkout, and in one of something else, which tracks no file of the folder.
+    """
     try:
+        _git("ls-files", "--error-unmatch", ".", folder=folder)
         sha = _git("rev-parse", "HEAD", folder=folder)
         return sha, bool(_git("status", "--porcelain", "--untracked-files=no", folder=folder))
     except (OSError, subprocess.CalledProcessError):

@@ -43,6 +43,7 @@ from torch import Tensor
 
 from neuralef import backbones, datasets, provenance
 from neuralef.backbones import IMAGES_AT_ONCE, IMAGES_AT_ONCE_CUDA
+from neuralef.clustering import SAMPLED_NUMBERS
 from neuralef.config import PAPER_EIGENFUNCTIONS, Config
 from neuralef.eigenfunctions import HEAD_CHANNELS, Eigenfunctions, l2_batch_norm
 from neuralef.errors import InputError
@@ -662,7 +663,7 @@ def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cos
             evaluation = evaluation + psi
             read, clustered = read + psi_forward_cost(vit.patches(crop), channels, 0, config), config.width or channels
         if recipe.fit is not None:
-            patches = min(config.kmeans_patches, train * vit.patches(crop))
+            patches = min(config.kmeans_patches, SAMPLED_NUMBERS // clustered, train * vit.patches(crop))
             fit = kmeans_cost(patches, clustered, run.clusters, iterations=config.kmeans_iterations)
             clustering = clustering + read.times(train) + replace(fit, memory=0.0)
     return {

@@ -160,7 +160,7 @@ def train(
     """
     if config.augment and augmented is None:
         raise InputError("augment is true, but this training has stored features alone; set augment=false")
-    check_sizes(store, config, num_eigenfunctions)
+    check_sizes(augmented.grid if augmented else store.grid, len(store), config, num_eigenfunctions)
     psi = new_psi(store, config, num_eigenfunctions, seed).train()
     optimizer = new_optimizer(psi, config)
     history, seconds = run_steps(
@@ -395,12 +395,19 @@ def _images_at(images: int, config: Config, seed: int, step: int) -> tuple[int, 
     return epoch, np.sort(epoch_order(images, seed, epoch)[position * size :][:size])
 
 
-def check_sizes(store: FeatureStore, config: Config, num_eigenfunctions: int) -> None:
-    """Raise ``InputError`` if a batch has fewer patches than K, or none at all."""
-    if config.patch_stride > min(store.grid):
-        raise InputError(f"patch_stride is {config.patch_stride}, but an image has {store.grid} patches; lower it")
-    of_image = math.prod(side // config.patch_stride for side in store.grid)  # what the worst offset leaves
-    patches = min(config.batch_images, len(store)) * of_image
+def check_sizes(grid: tuple[int, int], images: int, config: Config, num_eigenfunctions: int) -> None:
+    """Raise ``InputError`` if a batch has fewer patches than K, or none at all.
+
+    Args:
+        grid: Patches down and across an image, or a crop.
+        images: Number of training images.
+        config: Hyper-parameters.
+        num_eigenfunctions: Number of eigenfunctions, the paper's K.
+    """
+    if config.patch_stride > min(grid):
+        raise InputError(f"patch_stride is {config.patch_stride}, but an image has {grid} patches; lower it")
+    of_image = math.prod(side // config.patch_stride for side in grid)  # what the worst offset leaves
+    patches = min(config.batch_images, images) * of_image
     if num_eigenfunctions > patches:
         raise InputError(
             f"{num_eigenfunctions} clusters were asked of {patches} patches a batch; lower the number of clusters "

@@ -272,3 +272,13 @@ def test_augmentation_is_part_of_the_identity_of_psi_and_evaluation_is_not(tmp_p
     assert key(train_crop=48) == plain
     assert key(protocol="sliding", window=32, window_stride=16, short_side=80, crf="colour") == plain
     assert key(augment=True, protocol="sliding", window=32, crf="black") == augmented
+
+
+def test_sizes_are_checked_of_the_crops_not_of_the_stored_images(store, augmented):
+    config = replace(CONFIG, train_crop=128, epochs=1, batch_images=1)
+    larger = replace(augmented, crop_size=128, config=config)
+    training.train(store, config, num_eigenfunctions=12, seed=0, progress=False, augmented=larger)
+    smaller = replace(augmented, crop_size=16)
+    with pytest.raises(InputError, match="patch_stride is 3, but an image has \\(2, 2\\) patches"):
+        options = {"num_eigenfunctions": 4, "seed": 0, "progress": False, "augmented": smaller}
+        training.train(store, replace(CONFIG, patch_stride=3), **options)

@@ -425,6 +425,14 @@ def test_ready_is_what_needs_no_download(monkeypatch, data_folder):
     assert ready() == {"colour_patches", "dinov2_vit_s14", "dinov2_vit_b14"}
 
 
+def test_settings_without_a_meaning_are_refused():
+    with pytest.raises(InputError, match="high_level is 'keys', but efficientnet_lite0 is no vision transformer"):
+        build("efficientnet_lite0", high_level="keys", pretrained=False)
+    build("efficientnet_lite0", high_level="raw", pretrained=False)
+    with pytest.raises(InputError, match=r"blocks is \(3, 5, 7\), but colour_patches is no network"):
+        build("colour_patches", blocks=(3, 5, 7))
+
+
 def test_a_high_level_that_the_network_does_not_have_is_refused(monkeypatch, three_blocks):
     with pytest.raises(InputError, match="high_level is keys, but those of dinov3_vit_s16 are turned"):
         build("dinov3_vit_s16", high_level="keys", pretrained=False)

@@ -232,6 +232,7 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("reproduce", "--profile", "smoke", "--notebook", "32", "-p", "datasets=moon", "--out", "OUT"), "[moon]"),
         ((*AUDIT, "OUT", "--seeds", "one"), "one"),
         ((*AUDIT, "OUT", "--seeds", "1,1"), "1,1"),
+        ((*AUDIT, "OUT", "--seeds", "4294967295"), "4294967294"),
         ((*AUDIT, "OUT", "--variants", "some"), "some"),
         ((*AUDIT, "OUT", "--label-weight", "-2"), "-2"),
         (("data", "prepare", "moon"), "moon"),
@@ -249,6 +250,16 @@ def test_bad_input_gives_one_clear_error(monkeypatch, capsys, tmp_path, argument
     monkeypatch.setenv("NEURALEF_RESULTS", str(tmp_path / "results"))
     arguments = [item.replace("OUT", str(tmp_path / "out")) for item in arguments]
     assert_one_error(*call(monkeypatch, capsys, *arguments), message)
+
+
+def test_an_interruption_says_that_the_command_continues(monkeypatch, capsys, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neuralef.experiments.run_experiment", interrupt)
+    status, _, err = call(monkeypatch, capsys, *RUN, tmp_path)
+    assert status == cli.INTERRUPTED
+    assert err.splitlines()[-1] == "interrupted; the same command continues where it stopped"
 
 
 def test_unwritable_output_folder_is_named(monkeypatch, capsys, tmp_path):

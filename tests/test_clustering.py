@@ -44,6 +44,11 @@ def test_kmeans_patches_limits_the_sample_evenly(store):
     assert points.shape == (200 // len(store) * len(store), store.channels[-1])
 
 
+def test_of_wider_features_fewer_patches_are_clustered(store, monkeypatch):
+    monkeypatch.setattr(clustering, "SAMPLED_NUMBERS", 3 * len(store) * store.channels[-1])
+    assert len(clustering._sample(store, 200, 0, store.high, progress=False)) == 3 * len(store)
+
+
 def test_of_more_images_than_patches_some_give_one_each(store):
     points = clustering._sample(store, 2, 0, store.high, progress=False)
     halves = [store.high(slice(start, start + 1)).flatten(0, 2) for start in (0, 3)]

@@ -140,6 +140,15 @@ def test_images_are_read_as_they_are_needed(library, monkeypatch):
         assert len(read) <= taken + 3
 
 
+def test_processes_of_the_crf_keep_off_the_gpu(library, monkeypatch):
+    devices = []
+    monkeypatch.setattr(crf, "ProcessPoolExecutor", InlinePool)
+    monkeypatch.setattr(crf, "_refined", lambda logits, *_: devices.append(logits.device))
+    on_gpu = ((name, replace(logits, device="cuda"), image) for name, logits, image in pictures(2))
+    list(crf.refine(on_gpu, "colour", processes=1))
+    assert devices == ["cpu", "cpu"]
+
+
 class Deadly:
     """Ends the process that receives it."""
 

@@ -27,6 +27,13 @@ def test_linear_attention_equals_the_quadratic_form():
     torch.testing.assert_close(attention(x)[0], attention.out(torch.cat(heads, dim=-1)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("channels", "heads"), [(384, 6), (40, 1), (200, 2), (472, 4), (1152, 18)])
+def test_heads_divide_any_width(channels, heads):
+    attention = LinearAttention(channels)
+    assert attention.heads == heads
+    assert attention(torch.randn(1, 3, channels, generator=seeded())).shape == (1, 3, channels)
+
+
 def test_positive_features_are_elu_plus_one_with_its_gradient():
     x = torch.cat([torch.linspace(-30, 30, 61), torch.tensor([-1e-3, 0.0, 1e-3])]).double().requires_grad_()
     torch.testing.assert_close(PositiveFeatures.apply(x), F.elu(x) + 1)

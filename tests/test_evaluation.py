@@ -31,6 +31,13 @@ def test_ids_out_of_range_are_refused(clusters, labels):
         image_counts(np.array(clusters), np.array(labels), 5, 3)
 
 
+def test_as_many_classes_as_labels_can_name_leave_room_for_ignored_pixels():
+    labels = np.array([[254, 255, 0]], np.uint8)
+    counts = image_counts(np.zeros((1, 3), np.uint16), labels, 1, 255)
+    assert counts[0].nonzero()[0].tolist() == [0, 254]
+    assert counts.sum() == 2
+
+
 def test_majority_and_max_iou_differ_where_a_rare_class_is_swallowed():
     # Cluster 0: 60 pixels of a large class, 40 of a small one it holds nearly alone.
     counts = np.array([[60, 40], [940, 2]])

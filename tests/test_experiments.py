@@ -33,6 +33,7 @@ from neuralef.experiments import (
 from neuralef.features import extract
 from neuralef.methods import REGISTRY
 from neuralef.paths import PACKAGE
+from neuralef.protocols import Sliding
 from neuralef.results import read_results
 
 OPTIONS = {"train": 6, "val": 3, "size": (64, 80), "seed": 0}
@@ -98,6 +99,33 @@ def test_a_workbench_of_other_features_is_refused(tmp_path):
     with pytest.raises(ValueError, match="image_size is 64 in the experiment and 32 on the workbench"):
         run_experiment(EXPERIMENT, ["kmeans"], tmp_path / "out", bench=other, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"dataset": "camvid"},
+        {"backbone": "efficientnet_lite0"},
+        {"dataset_options": {"train": 3, "val": 2, "size": (64, 64)}},
+        {"trained_on": "camvid"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_workbench_of_other_photographs_or_backbone_is_refused(tmp_path, changed):
+    bench = open_workbench(EXPERIMENT, progress=False)
+    with pytest.raises(ValueError, match=r"in the experiment and .* on the workbench; open one for it"):
+        run_experiment(replace(EXPERIMENT, **changed), ["kmeans"], tmp_path / "out", bench=bench, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_windows_of_other_datasets_are_the_crops_that_psi_was_trained_on():
+    def sliding(**settings):
+        config = replace(CONFIG, protocol="sliding", **settings)
+        return open_workbench(replace(EXPERIMENT, config=config), progress=False).sliding(config)
+
+    assert sliding() == Sliding(64, 64, 42)
+    assert sliding(augment=True, train_crop=96) == Sliding(96, 96, 64)
+    assert sliding(train_crop=96) == Sliding(64, 64, 42)  # without random crops none has that side
 
 
 def test_classes_and_what_reads_labels_are_part_of_the_identity(tmp_path, monkeypatch):
@@ -514,11 +542,11 @@ def imports_of(module):
 
 @pytest.mark.parametrize("kind", ["extraction", "training", "evaluation"])
 def test_a_digest_of_code_leaves_out_nothing_that_decides_a_number(kind):
-    """``features`` and what it reads stand in the stores' keys; the rest touches no number."""
+    """``features`` and what it reads stand in the stores' keys, dataset readers too; the rest touches no number."""
     extraction, training = set(features.MODULES), set(experiments.TRAINING_MODULES)
     evaluation = training | set(experiments.EVALUATION_MODULES)
     modules = {"extraction": extraction, "training": training, "evaluation": evaluation}[kind]
-    elsewhere = {"datasets.base", "errors", "files", "paths", "provenance"}
+    elsewhere = {"datasets", "datasets.base", "errors", "files", "paths", "provenance", "results"}
     # A store's key holds the settings it was made with and the digest of the weights.
     elsewhere |= {"config", "weights"} if kind == "extraction" else {"features", "backbones", "augmentation"}
     for module in modules:

@@ -406,3 +406,19 @@ def test_channel_statistics_are_mean_and_deviation_over_all_patches(store):
     mean, deviation = store.channel_statistics
     torch.testing.assert_close(mean, levels.mean(0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(deviation, levels.std(0, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_code_that_reads_photographs_and_versions_are_part_of_the_key(tmp_path, monkeypatch):
+    scenes = SyntheticScenes(train=1, val=1, size=(32, 40))
+    assert {"datasets.synthetic", "datasets.base"} <= set(scenes.reader_modules)
+
+    def key():
+        return extract(scenes, "val", ColourBackbone(SPEC), CONFIG, cache=tmp_path, progress=False).key
+
+    before, digest = key(), features.code_digest
+    assert key() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "code_digest", lambda *of: digest(*of) + ("x" if "datasets.base" in of else ""))
+        assert key() != before
+    monkeypatch.setattr(features, "versions", lambda: "torch 99")
+    assert key() != before

@@ -83,6 +83,12 @@ def test_more_clusters_than_patches_are_refused():
         kmeans.fit_kmeans(np.zeros((5, 2), np.float32), 8, seed=0)
 
 
+def test_more_clusters_than_patches_that_start_are_refused(monkeypatch):
+    monkeypatch.setattr(kmeans, "LLOYD_PATCHES", 6)
+    with pytest.raises(InputError, match="8 clusters were asked of 20 patches, of which at most 6 start"):
+        kmeans.fit_kmeans(np.zeros((20, 2), np.float32), 8, seed=0)
+
+
 def test_half_precision_on_disk_is_clustered_like_single_precision_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(kmeans, "LLOYD_PATCHES", 300)
     points = np.random.default_rng(0).random((900, 4)).astype(np.float16)

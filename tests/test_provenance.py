@@ -2,6 +2,7 @@ import stat
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,14 +35,11 @@ OTHER = {
 
 
 @pytest.fixture
-def digest(tmp_path, monkeypatch):
+def digest(monkeypatch):
     """Digest of a module with the given text, in a package of its own."""
-    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
 
     def of(text, *, name="module"):
-        path = tmp_path / f"{name.replace('.', '/')}.py"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        monkeypatch.setattr(provenance, "_SOURCES", {name.replace(".", "/"): text})
         return provenance.code_digest.__wrapped__(name)
 
     return of
@@ -69,6 +67,13 @@ def test_code_digest_covers_every_module_named():
     assert provenance.code_digest("graph") == provenance.code_digest.__wrapped__("graph")
 
 
+def test_code_digest_is_of_what_was_imported_not_of_what_the_file_has_become(monkeypatch):
+    before = provenance.code_digest.__wrapped__("graph")
+    monkeypatch.setattr(Path, "read_text", lambda self: "BLOCK = 1")
+    assert provenance.code_digest.__wrapped__("graph") == before
+    assert {"graph", "datasets/base"} <= set(provenance.module_names())
+
+
 def fake_git(folder, script, monkeypatch):
     """A ``git`` on the path that runs a shell script."""
     path = folder / "git"
@@ -82,13 +87,20 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.mark.parametrize(("status", "dirty"), [("", False), (" M neuralef/graph.py", True)])
 def test_git_state_is_the_commit_and_whether_files_differ(tmp_path, monkeypatch, status, dirty):
-    fake_git(tmp_path, f'[ "$1" = rev-parse ] && echo {SHA} || printf "%s" "{status}"', monkeypatch)
+    fake_git(tmp_path, f'case $1 in rev-parse) echo {SHA};; status) printf "%s" "{status}";; esac', monkeypatch)
     assert provenance.git_state() == (SHA, dirty)
 
 
 def test_git_state_outside_a_checkout_is_unknown(tmp_path, monkeypatch):
     fake_git(tmp_path, 'echo "fatal: not a git repository" >&2; exit 128', monkeypatch)
     assert provenance.git_state() == ("unknown", True)
+
+
+def test_git_state_within_a_checkout_of_something_else_is_unknown(tmp_path):
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "else"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=tmp_path, check=True)
+    (tmp_path / "site-packages").mkdir()
+    assert provenance.git_state(tmp_path / "site-packages") == ("unknown", True)
 
 
 def test_git_state_without_git_is_unknown(tmp_path, monkeypatch):

@@ -74,6 +74,12 @@ class Dataset(ABC):
     def label_fingerprint(self, split: str) -> str:
         """Hex digest of the labels of the split, kept apart so that no training result can depend on a label."""
 
+    @property
+    def reader_modules(self) -> tuple[str, ...]:
+        """Modules that turn files into arrays, as :func:`neuralef.provenance.code_digest` wants them."""
+        names = (kind.__module__ for kind in type(self).__mro__)
+        return tuple(name.removeprefix("neuralef.") for name in names if name.startswith("neuralef."))
+
     def check_label(self, image_id: str, label: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
         """Validate one label map against the classes and the ``(H, W)`` of its image, and return it as uint8."""
         if label.shape != image_size:
