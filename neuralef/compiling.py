@@ -3,7 +3,8 @@
     python -m neuralef.compiling
 
 numba compiles a loop when it is first called and keeps it beside its module, or in the user's cache where nothing can
-be written there, until module, numba or processor change. Nothing depends on this: what is not there is compiled when needed.
+be written there, until module, numba or processor change. Nothing depends on this: what is not there is compiled when
+needed.
 """
 
 import multiprocessing
