@@ -435,7 +435,8 @@ def build(
     """
     spec = _SPECS.get(name) or _transformer_spec(name)
     if spec.architecture == "":
-        for setting, value in {"blocks": blocks, "high_level": high_level, "checkpoint": checkpoint}.items():
+        _block_indices(name, blocks or spec.blocks, len(spec.blocks))
+        for setting, value in {"high_level": high_level, "checkpoint": checkpoint}.items():
             if value:
                 raise InputError(f"{setting} is {value!r}, but {name} is no network; leave it out or name a backbone")
         return ColourBackbone(spec)

@@ -429,8 +429,9 @@ def test_settings_without_a_meaning_are_refused():
     with pytest.raises(InputError, match="high_level is 'keys', but efficientnet_lite0 is no vision transformer"):
         build("efficientnet_lite0", high_level="keys", pretrained=False)
     build("efficientnet_lite0", high_level="raw", pretrained=False)
-    with pytest.raises(InputError, match=r"blocks is \(3, 5, 7\), but colour_patches is no network"):
+    with pytest.raises(InputError, match=r"blocks \(3, 5, 7\) do not fit colour_patches"):
         build("colour_patches", blocks=(3, 5, 7))
+    build("colour_patches", blocks=(-3, -2, -1))  # all that it has
 
 
 def test_a_high_level_that_the_network_does_not_have_is_refused(monkeypatch, three_blocks):
