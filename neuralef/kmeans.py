@@ -57,7 +57,7 @@ def fit_kmeans(
         threads: Number of threads; one is faster for a few hundred points.
 
     Raises:
-        InputError: If there are fewer points than clusters, or fewer than Lloyd's iterations would need.
+        InputError: If there are more clusters than points, or than points that Lloyd's iterations see.
     """
     from sklearn.cluster import KMeans  # takes a second or two, which every notebook would wait for
 

@@ -19,7 +19,10 @@ from neuralef.precision import Device
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "timm", "numba", "pillow")
 
-_SOURCES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
+_SOURCES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix(): path.read_text(encoding="utf-8")
+    for path in PACKAGE.rglob("*.py")
+}
 """The package's modules as this process met them: what is edited later must not name what older code computes."""
 
 
