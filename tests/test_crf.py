@@ -1,7 +1,7 @@
 import os
 import sys
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -149,8 +149,11 @@ def test_processes_of_the_crf_keep_off_the_gpu(library, monkeypatch):
     assert devices == ["cpu", "cpu"]
 
 
+@dataclass
 class Deadly:
     """Ends the process that receives it."""
+
+    device: str = "cpu"
 
     def __reduce__(self):
         return os._exit, (1,)
