@@ -147,6 +147,18 @@ def test_classes_and_what_reads_labels_are_part_of_the_identity(tmp_path, monkey
     assert identity() != renamed
 
 
+@pytest.mark.parametrize("module", ["methods", "experiments"])
+def test_code_that_puts_fits_and_scores_together_is_part_of_their_keys(monkeypatch, module):
+    bench = open_workbench(EXPERIMENT, progress=False)
+    of_module = {
+        "methods": lambda: bench._head_key("kmeans", REGISTRY["kmeans"], 5, 0, CONFIG),
+        "experiments": lambda: bench.experiment_id(5, 0, CONFIG),
+    }[module]
+    before, digest = of_module(), provenance.code_digest
+    monkeypatch.setattr(provenance, "code_digest", lambda *of: digest(*of) + ("changed" if module in of else ""))
+    assert of_module() != before
+
+
 def test_time_of_shifted_views_is_extraction_whether_they_are_stored_or_not(tmp_path):
     bench = open_workbench(EXPERIMENT, progress=False)
     plus, plain = bench.head("ours_plus", 5, 0), bench.head("ours_star", 5, 0)
