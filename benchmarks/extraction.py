@@ -115,6 +115,7 @@ class _First:
         self._ids = dataset.ids("train")[:images]
         self.name = dataset.name
         self.image = dataset.image
+        self.reader_modules = dataset.reader_modules
 
     def ids(self, _split: str) -> list[str]:
         return self._ids

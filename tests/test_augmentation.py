@@ -275,7 +275,7 @@ def test_augmentation_is_part_of_the_identity_of_psi_and_evaluation_is_not(tmp_p
 
 
 def test_sizes_are_checked_of_the_crops_not_of_the_stored_images(store, augmented):
-    config = replace(CONFIG, train_crop=128, epochs=1, batch_images=1)
+    config = replace(CONFIG, train_crop=128, epochs=1, batch_images=1, patch_stride=3)  # 4 patches of a stored image
     larger = replace(augmented, crop_size=128, config=config)
     training.train(store, config, num_eigenfunctions=12, seed=0, progress=False, augmented=larger)
     smaller = replace(augmented, crop_size=16)

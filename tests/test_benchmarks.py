@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, harness, plain
+from benchmarks import extraction, gpu, harness, plain
 from neuralef.config import Config
 from neuralef.eigenfunctions import l2_batch_norm
+from neuralef.features import extract
 from neuralef.objective import neural_eigenfunction_objective
 from neuralef.training import kernel_of
 
@@ -76,3 +77,9 @@ def test_rows_survive_the_file_and_the_page_shows_both_sides(tmp_path):
     assert "threads" in machine
     text = page.read_text()
     assert "| B = 2" in text and "3.00" in text and "missed" in text
+
+
+def test_the_first_images_of_a_dataset_are_extracted_like_all(scenes, store, colour_backbone, tmp_path):
+    first = extraction._First(scenes, 2)
+    found = extract(first, "train", colour_backbone, Config(image_size=64), cache=tmp_path, progress=False)
+    np.testing.assert_array_equal(found.patches, store.patches[:2])
