@@ -14,7 +14,10 @@ from torch import Tensor
 from neuralef.graph import check_feature_neighbors, check_finite, check_pixel_neighbors, patch_nodes
 
 SIMILARITIES = 2**26
-"""Similarities held at once, 256 MB of them."""
+"""Similarities or distances held at once, 256 MB of them."""
+
+INFINITY_BITS = 0x7F800000
+"""Infinity in single precision, as an integer."""
 
 
 def nearest_neighbors(features: Tensor, neighbors: int) -> tuple[Tensor, Tensor]:
@@ -54,38 +57,49 @@ def pixel_graph(
         Affinity of the N patches that take part, sparse COO ``(N, N)``, coalesced, float32 of ones.
     """
     nodes = patch_nodes(colours)
+    images, T, _ = nodes.shape
     if kept is None:
-        check_pixel_neighbors(nodes.shape[1], neighbors)
-        images = list(nodes)
-    else:
-        images = [of_image[real] for of_image, real in zip(nodes, kept.flatten(1), strict=True)]
-    links, first = [torch.empty(2, 0, dtype=torch.int64, device=colours.device)], 0
-    for of_image in images:
-        T = len(of_image)
+        check_pixel_neighbors(T, neighbors)
+        kept = torch.ones(images, T, dtype=torch.bool, device=nodes.device)
+    kept = kept.flatten(1)
+    number = (kept.flatten().cumsum(0) - 1).view(images, T)  # of each patch among those that take part
+    links = [torch.empty(2, 0, dtype=torch.int64, device=nodes.device)]
+    for part in torch.arange(images, device=nodes.device).split(max(1, SIMILARITIES // T**2)):
         for wanted, weight in zip(neighbors, coordinate_weights, strict=True):
-            k = min(wanted, T - 1)
-            if k < 1:
-                continue
-            nearest = _first_nearest(of_image, weight, k)
-            rows = torch.arange(T, device=nearest.device).repeat_interleave(k)
-            links.append(first + torch.stack([rows, nearest.flatten()]))
-        first += T
+            nearest, found = _first_nearest(nodes[part], kept[part], weight, min(wanted, T - 1))
+            rows = number[part, :, None].expand_as(nearest)
+            columns = number[part].gather(1, nearest.flatten(1)).view_as(nearest)
+            links.append(torch.stack([rows[found], columns[found]]))
     joined = torch.cat(links, dim=1)
-    affinity = _both_ways(joined, torch.ones(joined.shape[1], device=joined.device), first)
-    return _coalesced(affinity.indices(), affinity.values().clamp_max(1), first)
+    N = int(kept.sum())
+    affinity = _both_ways(joined, torch.ones(joined.shape[1], device=joined.device), N)
+    return _coalesced(affinity.indices(), affinity.values().clamp_max(1), N)
 
 
-def _first_nearest(nodes: Tensor, weight: float, neighbors: int) -> Tensor:
-    """The nearest other patches by colour and weighted position, ``(T, 5)`` to ``(T, neighbors)``."""
-    T = len(nodes)
-    distances = torch.zeros(T, T, device=nodes.device)
-    for values in torch.cat([nodes[:, :3], weight * nodes[:, 3:]], dim=1).T:
-        distances += (values[None] - values[:, None]).square()
-    distances.fill_diagonal_(torch.inf)
+def _first_nearest(nodes: Tensor, kept: Tensor, weight: float, neighbors: int) -> tuple[Tensor, Tensor]:
+    """The nearest other patches by colour and weighted position, of all images at once.
+
+    Args:
+        nodes: Colour and position of M images of T patches, shape ``(M, T, 5)``.
+        kept: Patches that take part, bool ``(M, T)``.
+        weight: Weight of the position.
+        neighbors: Number of neighbours, less than T.
+
+    Returns:
+        Neighbours of every patch, int64, and which of them there are, bool, both ``(M, T, neighbors)``: a patch that
+        takes part has fewer where its image has.
+    """
+    M, T, _ = nodes.shape
+    distances = torch.zeros(M, T, T, device=nodes.device)
+    for values in torch.cat([nodes[..., :3], weight * nodes[..., 3:]], dim=-1).unbind(-1):
+        distances += (values[:, None] - values[:, :, None]).square()
+    distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    distances.masked_fill_(~(kept[:, None] & kept[:, :, None]), torch.inf)
     # Flat colours have many patches that are equally near, of which the first are wanted: positive floats are in the
     # order of their bits, so that a bit pattern followed by a position is a number that decides.
     keys = distances.view(torch.int32).long() << 32 | torch.arange(T, device=nodes.device)
-    return keys.topk(neighbors, dim=1, largest=False).values & 0xFFFFFFFF
+    nearest = keys.topk(neighbors, dim=-1, largest=False).values
+    return nearest & 0xFFFFFFFF, nearest >> 32 < INFINITY_BITS
 
 
 def normalized_adjacency(affinity: Tensor) -> Tensor:

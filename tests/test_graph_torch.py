@@ -68,6 +68,25 @@ def test_images_that_are_mostly_padding_link_the_patches_they_have(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("distances", [1, 2 * 30**2, 10**6])
+@pytest.mark.parametrize("masked", [False, True])
+def test_links_of_pixels_do_not_depend_on_how_many_distances_are_held(device, distances, masked, monkeypatch):
+    monkeypatch.setattr(graph_torch, "SIMILARITIES", distances)
+    colours = patches()[1]
+    kept = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(1)) < 0.6 if masked else None
+    found = graph_torch.pixel_graph(colours.to(device), kept=None if kept is None else kept.to(device))
+    torch.testing.assert_close(dense(found), dense(graph.pixel_graph(colours, kept=kept)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("kept", [None, torch.tensor([[[False]], [[True]]])], ids=["whole", "padded"])
+def test_images_of_one_patch_have_no_links_of_pixels(kept):
+    found = graph_torch.pixel_graph(torch.rand(2, 1, 1, 3), neighbors=(0, 0), kept=kept)
+    N = 2 if kept is None else 1
+    assert found.shape == (N, N)
+    assert found.values().numel() == 0
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_loss_and_gradient_are_those_of_the_processor(device):
     features, colours = patches()
     psi = torch.randn(90, 4, generator=torch.Generator().manual_seed(2))
