@@ -24,9 +24,10 @@ effect, since only the probe feels it.
 **Departures.** The official code up-samples the head's logits bilinearly to pixels. Here every pixel has the logits of
 its patch (nearest neighbour), and the sum over pixels is taken as a sum over the class counts of each patch, which is
 the same number; ``patch_stride`` leaves out patches here as it does in the objective. Pixels to ignore are left out in
-both. Augmentation is absent, as in all trainings on stored features.
+both. Where psi is trained on random crops, labels are cropped with their photographs (:class:`CroppedLabels`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,18 +35,21 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from neuralef.augmentation import AugmentedPhotographs, View, placed, view_at
 from neuralef.clustering import ClusterHead, hidden_features
 from neuralef.config import Config
-from neuralef.datasets.base import Dataset
+from neuralef.datasets.base import IGNORE_LABEL, Dataset
 from neuralef.datasets.crops import crop_label
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.evaluation import image_counts
 from neuralef.features import FeatureStore
 from neuralef.precision import Precision, autocast
 from neuralef.training import (
+    Batch,
     Step,
     batch_at,
     check_sizes,
@@ -60,7 +64,6 @@ from neuralef.training import (
 
 Variant = Literal["none", "detached", "gradient"]
 WithHead = Literal["detached", "gradient"]
-
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
@@ -154,6 +157,73 @@ def training_label_counts(dataset: Dataset, store: FeatureStore, *, progress: bo
     return counts
 
 
+@dataclass(frozen=True)
+class StoredLabels:
+    """Labels of the images whose features a store holds.
+
+    Attributes:
+        counts: Pixels of each class in every patch, from :func:`training_label_counts`, shape ``(images, h, w, C)``.
+    """
+
+    counts: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, C."""
+        return self.counts.shape[-1]
+
+    def of(self, batch: Batch, *, seed: int) -> np.ndarray:
+        """Pixels of each class in the patches of a batch, shape ``(images, h, w, C)``."""
+        return self.counts[:, batch.rows, batch.columns][batch.images]
+
+
+@dataclass(frozen=True)
+class CroppedLabels:
+    """Labels of the random crops that psi is trained on, resized by nearest neighbour; padding has none.
+
+    Attributes:
+        read: Function from an image's id to its label, shape ``(H, W)``, uint8.
+        crops: The photographs as random crops.
+        num_classes: Number of classes, C.
+    """
+
+    read: Callable[[str], np.ndarray]
+    crops: AugmentedPhotographs
+    num_classes: int
+
+    def of(self, batch: Batch, *, seed: int) -> np.ndarray:
+        """Pixels of each class in the patches of a batch, shape ``(images, h, w, C)``."""
+        short_side, side = self.crops.short_side, self.crops.crop_size
+        views = [view_at(seed, batch.step, place) for place in range(len(batch.images))]
+        labels = (self.read(self.crops.ids[image]) for image in batch.images)
+        cropped = (view_label(label, view, short_side, side) for label, view in zip(labels, views, strict=True))
+        counts = np.stack([patch_label_counts(label, self.crops.grid, self.num_classes) for label in cropped])
+        return counts[:, batch.rows, batch.columns]
+
+
+Labels = StoredLabels | CroppedLabels
+
+
+def view_label(label: np.ndarray, view: View, short_side: int, crop_size: int) -> np.ndarray:
+    """A label as :func:`neuralef.augmentation.apply_view` shows its photograph, padded to the whole crop.
+
+    Args:
+        label: Class of every pixel, shape ``(H, W)``, uint8.
+        view: Changes to make, those of colours left out.
+        short_side: Length in pixels to which ratio 1 resizes the shorter side.
+        crop_size: Side of the square crop in pixels.
+
+    Returns:
+        Class of every pixel of the crop, shape ``(crop_size, crop_size)``, uint8; ``IGNORE_LABEL`` in the padding.
+    """
+    size, rows, columns = placed(label.shape, view, short_side, crop_size)
+    resized = F.interpolate(torch.tensor(label)[None, None], size=size, mode="nearest-exact")[0, 0].numpy()
+    seen = resized[rows, columns]
+    padded = np.full((crop_size, crop_size), IGNORE_LABEL, dtype=np.uint8)
+    padded[: seen.shape[0], : seen.shape[1]] = seen[:, ::-1] if view.flip else seen
+    return padded
+
+
 def pixel_cross_entropy(logits: Tensor, counts: Tensor) -> Tensor:
     r"""Mean over labelled pixels of the cross-entropy, every pixel with the logits of its patch.
 
@@ -171,7 +241,7 @@ def pixel_cross_entropy(logits: Tensor, counts: Tensor) -> Tensor:
 
 def train_probed(
     store: FeatureStore,
-    label_counts: np.ndarray,
+    labels: Labels,
     config: Config,
     *,
     num_eigenfunctions: int,
@@ -186,8 +256,7 @@ def train_probed(
 
     Args:
         store: Features and patch colours of the training images.
-        label_counts: Pixels of each class in every patch of the images of ``store``, from
-            :func:`training_label_counts`, shape ``(images, h, w, C)``.
+        labels: Labels of the images of ``store``, or of the random crops of them that psi is trained on.
         config: Hyper-parameters of kernel, psi, quantisation, objective and schedule.
         num_eigenfunctions: Number of eigenfunctions, the paper's K.
         seed: Seed of initial weights, batches and Gumbel noise.
@@ -199,16 +268,19 @@ def train_probed(
 
     Raises:
         InputError: If K or the number of neighbours exceeds what the patches of a batch allow.
-        ValueError: If the variant has no head, or the label counts are not of these images.
+        ValueError: If the variant has no head, or the labels are not of these images, or not of what is trained on.
     """
     if variant not in get_args(WithHead):
         raise ValueError(f"variant {variant!r} trains no head; there are {', '.join(get_args(WithHead))}")
-    if label_counts.shape[:3] != (len(store), *store.grid):
-        raise ValueError(f"label counts have shape {label_counts.shape}, the store {(len(store), *store.grid)}")
-    check_sizes(store.grid, len(store), config, num_eigenfunctions)
+    crops = labels.crops if isinstance(labels, CroppedLabels) else None
+    if config.augment != (crops is not None):
+        raise ValueError(f"augment is {config.augment}, but the labels are {type(labels).__name__}")
+    if crops is None and labels.counts.shape[:3] != (len(store), *store.grid):
+        raise ValueError(f"label counts have shape {labels.counts.shape}, the store {(len(store), *store.grid)}")
+    check_sizes(crops.grid if crops else store.grid, len(store), config, num_eigenfunctions)
     network = Probed(
         new_psi(store, config, num_eigenfunctions, seed),
-        label_counts.shape[-1],
+        labels.num_classes,
         generator=torch.Generator().manual_seed(seed),
     )
     network = network.to(config.device).train()
@@ -217,7 +289,7 @@ def train_probed(
     history, seconds = run_steps(
         network,
         optimizer,
-        partial(_train_step, network, optimizer, store, label_counts, config, variant, weight, seed=seed),
+        partial(_train_step, network, optimizer, store, labels, config, variant, weight, seed=seed),
         total_steps(store, config),
         description=f"training psi, label head {variant}, seed {seed}",
         step_type=ProbedStep,
@@ -233,7 +305,7 @@ def _train_step(
     network: Probed,
     optimizer: torch.optim.Optimizer,
     store: FeatureStore,
-    label_counts: np.ndarray,
+    labels: Labels,
     config: Config,
     variant: WithHead,
     label_weight: float,
@@ -241,13 +313,16 @@ def _train_step(
     seed: int,
     step: int,
 ) -> ProbedStep:
-    batch = batch_at(store, config, seed=seed, step=step)
+    crops = labels.crops if isinstance(labels, CroppedLabels) else None
+    batch = batch_at(store, config, crops, seed=seed, step=step)
     set_learning_rate(optimizer, batch.learning_rate)
     with autocast(config.precision, batch.levels.device):
         hidden = network.psi.hidden(batch.levels.flatten(1, 2))  # (images, T, width)
         logits = network.psi.head(hidden)
-    objective = objective_of(logits, batch.kappa, config, temperature=batch.temperature, noise=batch.noise)
-    counts = label_counts[:, batch.rows, batch.columns][batch.images].astype(np.float32)  # (images, h, w, C)
+    objective = objective_of(
+        logits, batch.kappa, config, temperature=batch.temperature, noise=batch.noise, kept=batch.kept
+    )
+    counts = labels.of(batch, seed=seed).astype(np.float32)  # (images, h, w, C)
     pixels = torch.from_numpy(counts).flatten(1, 2).to(config.device)
     seen = hidden.detach() if variant == "detached" else hidden
     cross_entropy = pixel_cross_entropy(network.probe(seen.float()), pixels)

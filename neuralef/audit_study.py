@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,13 +29,17 @@ from tqdm.auto import tqdm
 from neuralef import provenance
 from neuralef.audit import (
     VARIANTS,
+    CroppedLabels,
+    Labels,
     LinearProbe,
+    StoredLabels,
     Variant,
     official_label_weight,
     train_probed,
     training_label_counts,
 )
 from neuralef.clustering import ClusterHead, EigenfunctionHead, fit_hidden_kmeans
+from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Scores, score, score_mapping
@@ -61,6 +65,9 @@ CLUSTERINGS = ("ours", "ours_star")
 PROBE = "linear_probe"
 IDENTITY = "identity"
 """Matching of the linear probe, whose outputs are classes."""
+
+LABELS_KEPT = 1024
+"""Labels of photographs at hand where crops of them are drawn, those read last: all of a small dataset."""
 
 TITLES = {**METHOD_TITLES, PROBE: "linear probe"}
 
@@ -96,9 +103,21 @@ class Audit:
     progress: bool = True
 
     @cached_property
-    def label_counts(self) -> np.ndarray:
-        """Pixels of each class in every training patch, shape ``(images, h, w, C)``."""
-        return training_label_counts(self.bench.dataset, self.bench.train, progress=self.progress)
+    def stored_labels(self) -> StoredLabels:
+        """Labels of the stored training images."""
+        return StoredLabels(training_label_counts(self.bench.dataset, self.bench.train, progress=self.progress))
+
+    def labels(self, config: Config) -> Labels:
+        """Labels of what psi is trained on: the stored images, or random crops of them.
+
+        Raises:
+            InputError: If a training image has no label.
+        """
+        stored = self.stored_labels  # read whole for crops too: a missing label is to be met before the first training
+        if not config.augment:
+            return stored
+        dataset = self.bench.dataset
+        return CroppedLabels(lru_cache(LABELS_KEPT)(dataset.label), self.bench.augmented(config), stored.num_classes)
 
     def weight(self, experiment: Experiment) -> float:
         """Weight of the cross-entropy that is used."""
@@ -118,7 +137,7 @@ class Audit:
         key = provenance.digest(self.bench.training_key(*identity), variant, *self._label_parts(experiment))
         training = train_probed(
             self.bench.train,
-            self.label_counts,
+            self.labels(experiment.config),
             experiment.config,
             num_eigenfunctions=experiment.clusters,
             seed=experiment.seed,
@@ -248,15 +267,15 @@ def run_audit(
         raise InputError(f"label_weight is {label_weight}; it must not be negative, and finite")
     if experiments[0].trained_on:
         raise InputError(f"trained_on is {experiments[0].trained_on}, but an audit trains where it evaluates; leave it")
-    for name, value in (("augment", False), ("protocol", "crop320"), ("crf", "none")):
+    for name, value in (("protocol", "crop320"), ("crf", "none")):
         given = getattr(experiments[0].config, name)
         if given != value:
-            raise InputError(f"{name} is {given}, but an audit works on stored features and crops; set {name}={value}")
+            raise InputError(f"{name} is {given}, but an audit counts the pixels of crops; set {name}={value}")
     ensure_writable_folder(out)
     audit = Audit(bench or open_workbench(experiments[0], progress=progress), out, label_weight, progress)
     work = [(experiment, variant) for experiment in experiments for variant in variants]
     if any(variant != "none" and audit.missing(experiment, variant) for experiment, variant in work):
-        _ = audit.label_counts  # a missing label is to be met now, not after the first training
+        audit.labels(experiments[0].config)  # a missing label is to be met now, not after the first training
     bar = tqdm(work, desc=f"audit of {audit.bench.dataset_name}", unit="training", disable=not progress)
     rows = [row for experiment, variant in bar for row in audit.run(experiment, variant)]
     return pd.DataFrame(rows, columns=AUDIT_COLUMNS)

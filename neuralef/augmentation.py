@@ -87,6 +87,11 @@ class View:
     contrast_first: bool
 
 
+def view_at(seed: int, step: int, place: int) -> View:
+    """The view of the image at a place of the batch of a step."""
+    return draw_view(np.random.default_rng([seed, step, STREAM, place]))
+
+
 def draw_view(rng: np.random.Generator) -> View:
     """A random view; each change of colour has probability 1/2."""
     ratio, (top, left), flip = rng.uniform(*RESIZE_RATIOS), rng.random(2), bool(rng.random() < 0.5)
@@ -111,18 +116,21 @@ def apply_view(image: np.ndarray, view: View, short_side: int, crop_size: int) -
     """
     from torchvision.transforms.v2 import functional as tv  # takes seconds, and stored features need no crops
 
-    scale = view.ratio * short_side / min(image.shape[:2])
-    size = [max(1, int(side * scale + 0.5)) for side in image.shape[:2]]
-    pixels = tv.resize(torch.tensor(image).permute(2, 0, 1), size, antialias=True)
-    height, width = (min(side, crop_size) for side in size)
-    top, left = (
-        int(place * (side - kept + 1))
-        for place, side, kept in zip((view.top, view.left), size, (height, width), strict=True)
-    )
-    pixels = tv.crop(pixels, top, left, height, width)
+    size, rows, columns = placed(image.shape[:2], view, short_side, crop_size)
+    pixels = tv.resize(torch.tensor(image).permute(2, 0, 1), size, antialias=True)[:, rows, columns]
     if view.flip:
         pixels = tv.horizontal_flip(pixels)
     return distort_colours(pixels.float() / 255, view)
+
+
+def placed(size: tuple[int, int], view: View, short_side: int, crop_size: int) -> tuple[tuple[int, int], slice, slice]:
+    """Size ``(H, W)`` to which a view resizes an image of some size, and rows and columns of it that are the crop."""
+    scale = view.ratio * short_side / min(size)
+    resized = tuple(max(1, int(side * scale + 0.5)) for side in size)
+    kept = [min(side, crop_size) for side in resized]
+    first = [int(place * (side - k + 1)) for place, side, k in zip((view.top, view.left), resized, kept, strict=True)]
+    rows, columns = (slice(start, start + k) for start, k in zip(first, kept, strict=True))
+    return resized, rows, columns
 
 
 def distort_colours(pixels: Tensor, view: View) -> Tensor:
@@ -209,7 +217,7 @@ class AugmentedPhotographs:
         real = torch.zeros(shape[0], *shape[2:], dtype=torch.bool)
 
         def crop(place: int) -> Tensor:
-            view = draw_view(np.random.default_rng([seed, step, STREAM, place]))
+            view = view_at(seed, step, place)
             return apply_view(self.read(self.ids[chosen[place]]), view, self.short_side, self.crop_size)
 
         with ThreadPoolExecutor(os.cpu_count() if self.ahead else 1) as pool:

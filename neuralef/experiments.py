@@ -203,11 +203,12 @@ class Workbench:
                 seed=seed,
                 folder=cache_root() / "psi" / key,
                 progress=self.progress,
-                augmented=self._augmented(config) if config.augment else None,
+                augmented=self.augmented(config) if config.augment else None,
             )
         return self._trained[key]
 
-    def _augmented(self, config: Config) -> AugmentedPhotographs:
+    def augmented(self, config: Config) -> AugmentedPhotographs:
+        """The training photographs as random crops."""
         crop = config.train_crop_size(self.backbone.patch_size)
         short_side = self._training_short_side(config)
         ahead = config.device == "cuda"  # without a GPU the backbone keeps all processors busy

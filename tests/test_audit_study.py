@@ -182,6 +182,18 @@ def test_table_has_a_line_for_each_variant_and_method(audited):
     assert table.iloc[0, 2:].tolist() == table.iloc[2, 2:].tolist()
 
 
+def test_psi_is_audited_as_it_is_trained_on_random_crops_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+    crops = replace(EXPERIMENT, config=replace(CONFIG, augment=True, train_crop=80))
+    rows = run_audit([crops], tmp_path / "out", progress=False)
+    psi = rows.groupby("variant")["psi"].unique()
+    assert psi["none"] == psi["detached"] != psi["gradient"]
+    assert rows["p_augment"].all()
+    plain = pd.DataFrame(run_experiment(crops, ("ours",), tmp_path / "plain", progress=False))
+    found = rows[(rows["variant"] == "none") & (rows["method"] == "ours")]
+    assert found["mean_iou"].tolist() == plain["mean_iou"].tolist()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -190,7 +202,7 @@ def test_table_has_a_line_for_each_variant_and_method(audited):
         ({"label_weight": -1.0}, "-1.0"),
         ({"label_weight": float("nan")}, "nan"),
         ({"experiments": []}, "seed"),
-        ({"experiments": [replace(SEEDS[0], config=replace(CONFIG, augment=True))]}, "augment"),
+        ({"experiments": [replace(SEEDS[0], config=replace(CONFIG, protocol="sliding"))]}, "protocol"),
         ({"experiments": [replace(SEEDS[0], config=replace(CONFIG, crf="colour"))]}, "crf"),
         ({"experiments": [replace(SEEDS[0], trained_on="camvid")]}, "trained_on is camvid"),
     ],
