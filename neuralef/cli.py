@@ -159,7 +159,9 @@ def audit(
     settings: Settings = None,
 ) -> None:
     """Measure what label gradients do: train psi without a label head, with a detached one, and with its gradient."""
-    from neuralef.audit_study import FILE, audit_table, run_audit
+    import pandas as pd
+
+    from neuralef.audit_study import CLUSTERINGS, FILE, audit_table, compare, run_audit
     from neuralef.config import load_profile
     from neuralef.files import ensure_writable_folder
 
@@ -168,6 +170,10 @@ def audit(
     experiments = [_experiment(dataset, backbone, clusters, seed, profile, settings) for seed in chosen]
     rows = run_audit(experiments, out, variants=_names(variants), label_weight=label_weight)
     typer.echo(audit_table(rows, out).to_string(index=False))
+    if {"none", "gradient"} <= set(rows["variant"]):
+        typer.echo("\nThe gradient's difference, seed by seed:")
+        compared = [compare(rows, out, method).row() for method in CLUSTERINGS]
+        typer.echo(pd.DataFrame(compared).to_string(index=False))
     typer.echo(f"results are in {out / FILE}")
 
 

@@ -7,7 +7,7 @@ what is whole and computes the rest; rows are then derived from the contingency 
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -431,37 +431,81 @@ def run_experiment(
         InputError: If something in the specification, the data or the output folder cannot be used.
         ValueError: If the workbench has another dataset or backbone, or features of other settings.
     """
+    (rows,) = _run([experiment], methods, out, bench, save_maps=save_maps, image_tables=image_tables, progress=progress)
+    return rows
+
+
+def run_seeds(
+    experiment: Experiment,
+    seeds: Sequence[int],
+    methods: Sequence[Method],
+    out: Path,
+    *,
+    bench: Workbench | None = None,
+    progress: bool = True,
+) -> list[list[ResultRow]]:
+    """:func:`run_experiment` for several seeds; sliding windows pass the backbone once for all of them.
+
+    Returns:
+        The rows of each seed.
+    """
+    experiments = [replace(experiment, seed=seed) for seed in seeds]
+    return _run(experiments, methods, out, bench, save_maps=False, image_tables=False, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One method of one experiment, and where its record and its counts by image are kept."""
+
+    experiment: Experiment
+    experiment_id: str
+    method: Method
+    record: Path
+    tables: Path
+
+
+def _run(
+    experiments: Sequence[Experiment],
+    methods: Sequence[Method],
+    out: Path,
+    bench: Workbench | None,
+    *,
+    save_maps: bool,
+    image_tables: bool,
+    progress: bool,
+) -> list[list[ResultRow]]:
+    """The rows of experiments that differ in their seed alone."""
     check_methods(methods)
+    first = experiments[0]
     if bench:
-        _check_same_features(experiment, bench)
-    crf.require(experiment.config.crf)
+        _check_same_features(first, bench)
+    crf.require(first.config.crf)
     ensure_writable_folder(out)
-    bench = bench or open_workbench(experiment, progress=progress)
-    experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
-    if save_maps:
-        _claim_maps(out / "maps", experiment_id)
-    kept = {
-        method: [_run_path(out, experiment_id, method, kind) for kind in ("json", "safetensors")] for method in methods
-    }
-    # Under sliding windows all methods share the backbone's passes; else the rows of each are kept before the next.
-    groups = [list(kept)] if experiment.config.protocol == "sliding" else [[method] for method in kept]
-    maps, rows = out / "maps" if save_maps else None, []
+    bench = bench or open_workbench(first, progress=progress)
+    jobs = []
+    for experiment in experiments:
+        experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
+        if save_maps:
+            _claim_maps(out / "maps", experiment_id)
+        for method in dict.fromkeys(methods):
+            paths = (_run_path(out, experiment_id, method, kind) for kind in ("json", "safetensors"))
+            jobs.append(_Job(experiment, experiment_id, method, *paths))
+    # Under sliding windows all share the backbone's passes; else the rows of each are kept before the next.
+    groups = [jobs] if first.config.protocol == "sliding" else [[job] for job in jobs]
+    maps, rows = out / "maps" if save_maps else None, {job.experiment_id: [] for job in jobs}
     for group in groups:
         wanted = [
-            method
-            for method in group
-            if not kept[method][0].is_file() or save_maps or (image_tables and not kept[method][1].is_file())
+            job for job in group if not job.record.is_file() or save_maps or (image_tables and not job.tables.is_file())
         ]
-        evaluated = _evaluate(experiment, wanted, bench, maps=maps, image_tables=image_tables) if wanted else []
-        for record, tables in evaluated:
-            record_path, tables_path = kept[record["method"]]
+        evaluated = _evaluate(wanted, bench, maps=maps, image_tables=image_tables) if wanted else []
+        for job, record, tables in evaluated:
             if image_tables:
-                write_checked_tensors(tables_path, {"counts": torch.from_numpy(tables)}, {"method": record["method"]})
-            if not record_path.is_file():
-                write_json(record_path, {"experiment_id": experiment_id, **record})
-        for method in group:
-            rows += _store_rows(out, experiment, read_json(kept[method][0], "experiment_id"), bench)
-    return rows
+                write_checked_tensors(job.tables, {"counts": torch.from_numpy(tables)}, {"method": job.method})
+            if not job.record.is_file():
+                write_json(job.record, {"experiment_id": job.experiment_id, **record})
+        for job in group:
+            rows[job.experiment_id] += _store_rows(out, job.experiment, read_json(job.record, "experiment_id"), bench)
+    return list(rows.values())
 
 
 def _check_same_features(experiment: Experiment, bench: Workbench) -> None:
@@ -491,47 +535,52 @@ def _run_path(out: Path, experiment_id: str, method: Method, kind: str) -> Path:
 
 
 def _evaluate(
-    experiment: Experiment, methods: Sequence[Method], bench: Workbench, *, maps: Path | None, image_tables: bool
-) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """For each method the record of its run, and counts of every image, ``(N, K, C)``; N is 0 where none are kept.
+    jobs: Sequence[_Job], bench: Workbench, *, maps: Path | None, image_tables: bool
+) -> list[tuple[_Job, dict[str, Any], np.ndarray]]:
+    """Every job with the record of its run, and counts of every image, ``(N, K, C)``; N is 0 where none are kept.
 
-    ``eval_s`` of methods that are evaluated together is an equal share.
+    ``eval_s`` of what is evaluated together is an equal share.
     """
-    clusters, seed, config = experiment.clusters, experiment.seed, experiment.config
-    fitted = [bench.fitted(method, clusters, seed, config) for method in methods]
+    clusters, config = jobs[0].experiment.clusters, jobs[0].experiment.config
+    fitted = [bench.fitted(job.method, clusters, job.experiment.seed, config) for job in jobs]
     heads = [of.head for of in fitted]
     extract_s = [bench.extract_s(head, config) for head in heads]  # extracts what is missing: no part of eval_s
     began = perf_counter()
     images = len(bench.dataset.ids("val"))
-    counts = np.zeros((len(methods), clusters, len(bench.dataset.classes)), dtype=np.int64)
-    tables = np.zeros((len(methods), images if image_tables else 0, *counts.shape[1:]), dtype=np.int32)
-    for index, found in enumerate(bench.counted(heads, config, title=f"evaluating {', '.join(methods)}")):
-        for number, (method, image) in enumerate(zip(methods, found, strict=True)):
+    counts = np.zeros((len(jobs), clusters, len(bench.dataset.classes)), dtype=np.int64)
+    tables = np.zeros((len(jobs), images if image_tables else 0, *counts.shape[1:]), dtype=np.int32)
+    names = ", ".join(dict.fromkeys(job.method for job in jobs))
+    for index, found in enumerate(bench.counted(heads, config, title=f"evaluating {names}")):
+        for number, (job, image) in enumerate(zip(jobs, found, strict=True)):
             counts[number] += image.counts
             if image_tables:
                 tables[number, index] = image.counts
             if maps:
-                save_map(maps / method / f"{image.image_id}.png", image.clusters)
+                save_map(maps / job.method / f"{image.image_id}.png", image.clusters)
                 save_map(maps / "truth" / f"{image.image_id}.png", image.label)
     if not counts[0].sum():
         raise InputError(f"no pixel of the {images} evaluated images of {bench.dataset.name} has a label; check them")
-    eval_s = (perf_counter() - began) / len(methods)
+    eval_s = (perf_counter() - began) / len(jobs)
+    trained = [
+        bench.training(clusters, job.experiment.seed, config).train_s if REGISTRY[job.method].needs_psi else 0.0
+        for job in jobs
+    ]
     records = [
         {
-            "method": method,
+            "method": job.method,
             "counts": counts[number].tolist(),
             "images": images,
             **provenance.stamp(config.device),
             "extract_s": round(extract_s[number], 3),
-            "train_s": round(bench.training(clusters, seed, config).train_s, 3) if REGISTRY[method].needs_psi else 0.0,
+            "train_s": round(trained[number], 3),
             "cluster_s": round(fitted[number].seconds, 3),
             "eval_s": round(eval_s, 3),
             "peak_rss_mb": round(provenance.peak_rss_mb(), 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        for number, method in enumerate(methods)
+        for number, job in enumerate(jobs)
     ]
-    return list(zip(records, tables, strict=True))
+    return list(zip(jobs, records, tables, strict=True))
 
 
 def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench: Workbench) -> list[ResultRow]:

@@ -276,9 +276,11 @@ def readme_blocks(quick: Path | None = None, studies: Path | None = None) -> dic
         "float32": float32_sentence(in_float32),
         "methods": methods_table(methods),
         "audit": audit_block(studies or reference_root("studies")),
+        "audit_gpu": audit_block(reference_root("bench") / "audit_gpu"),
         "fidelity": fidelity_sentence(studies or reference_root("studies")),
         "scaling": scaling_sentence(studies or reference_root("studies")),
         "gpu": gpu_sentences(reference_root("bench")),
+        "paper_gpu": paper_profile_sentence(read_results(reference_root("bench") / "paper_gpu" / "results.csv")),
     }
 
 
@@ -439,6 +441,25 @@ def gpu_sentences(bench: Path) -> str:
         f"recipe on stored features of {first['dataset']} (K = {first['clusters']}, seed {first['seed']}, "
         f"{first['p_precision']}, the backbone's weights rounded to half precision) trains psi in {trained:.0f} s "
         f"there; mIoU, max_iou: {scores}."
+    )
+
+
+def paper_profile_sentence(results: pd.DataFrame) -> str:
+    """What profile ``paper`` scored on photographs that are at hand, without a CRF and with one.
+
+    Args:
+        results: Rows of ``results.csv``, of one dataset and K.
+    """
+    chosen = results[results["matching"] == "max_iou"]
+    first = chosen.iloc[0]
+    scores = []
+    for crf, rows in chosen.groupby("crf", sort=False):
+        by_method = rows.groupby("method", sort=False)["mean_iou"]
+        listed = "; ".join(f"{method_title(method)} {mean_and_spread(values)}" for method, values in by_method)
+        scores.append(listed if crf == "none" else f"with the CRF: {listed}")
+    return (
+        f"On {first['dataset']} ({first['backbone']}, K = {first['clusters']}, {chosen['seed'].nunique()} seeds, "
+        f"{first['p_precision']} on one {first['device'].split(';')[0]}), mIoU, max_iou: {'. '.join(scores)}."
     )
 
 

@@ -25,6 +25,7 @@ from neuralef.experiments import (
     open_workbench,
     read_image_tables,
     run_experiment,
+    run_seeds,
     training_settings,
 )
 from neuralef.findings import VERDICT_COLUMNS, Setting
@@ -158,9 +159,8 @@ class TableStudy:
 
     def _run(self, line: Line, out: Path) -> Iterator[list[Any]]:
         spec, bench = line.spec, self.bench(line.experiment)
-        for seed in self.setup.seeds:
-            experiment = replace(line.experiment, seed=seed)
-            rows = run_experiment(experiment, spec.methods, out, bench=bench, progress=self.progress)
+        by_seed = run_seeds(line.experiment, self.setup.seeds, spec.methods, out, bench=bench, progress=self.progress)
+        for rows in by_seed:
             for method in spec.methods:
                 for matching in spec.matchings:
                     yield [
@@ -168,7 +168,7 @@ class TableStudy:
                         spec.protocol,
                         spec.backbone,
                         method,
-                        experiment.clusters,
+                        line.experiment.clusters,
                         spec.setting(matching),
                         matching,
                         line.description,

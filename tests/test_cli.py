@@ -90,8 +90,15 @@ def test_audit_prints_a_table_and_says_where_the_results_are(monkeypatch, capsys
     assert status == 0
     assert out.splitlines()[-1] == f"results are in {tmp_path / 'out' / 'audit.csv'}"
     assert sum("linear probe" in line for line in out.splitlines()) == 2
+    assert sum("of 1" in line for line in out.partition("seed by seed")[2].splitlines()) == 2
     assert "audit of synthetic_scenes" in err
     assert not (tmp_path / "out" / "results.csv").exists()
+
+
+def test_an_audit_of_one_variant_compares_nothing(monkeypatch, capsys, tmp_path):
+    status, out, _ = call(monkeypatch, capsys, *AUDIT, tmp_path / "out", "--seeds", "3", "--variants", "none")
+    assert status == 0
+    assert "seed by seed" not in out
 
 
 def test_reproduce_runs_the_notebooks_of_the_profile_or_those_asked_for(monkeypatch, capsys, tmp_path):

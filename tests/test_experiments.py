@@ -29,6 +29,7 @@ from neuralef.experiments import (
     open_workbench,
     read_image_tables,
     run_experiment,
+    run_seeds,
 )
 from neuralef.features import extract
 from neuralef.methods import REGISTRY
@@ -327,6 +328,43 @@ def test_methods_share_the_passes_of_sliding_windows_and_change_nothing_by_it(tm
         list(bench.predictions([head], sliding.config))
     views = [head.views**2 for head in heads]
     assert together * sum(views) == sum(seen) * sum({of.views: of.views**2 for of in heads}.values())
+
+
+def test_seeds_share_the_passes_of_sliding_windows_and_change_nothing_by_it(tmp_path, monkeypatch):
+    sliding, methods = replace(EXPERIMENT, config=SLIDING), ("kmeans", "ours_star")
+    apart = [run_experiment(replace(sliding, seed=s), methods, tmp_path / "apart", progress=False) for s in (0, 1, 2)]
+    bench = open_workbench(sliding, progress=False)
+    passes, seen = type(bench.backbone).forward, []
+    monkeypatch.setattr(
+        type(bench.backbone),
+        "forward",
+        lambda self, images, **how: seen.append(len(images)) or passes(self, images, **how),
+    )
+    one = run_seeds(sliding, [0], methods, tmp_path / "one", bench=bench, progress=False)
+    passes_of_one, seen[:] = sum(seen), []
+    # A seed that is there already is taken as it is, and those that are not share their passes.
+    together = run_seeds(sliding, [0, 1, 2], methods, tmp_path / "one", bench=bench, progress=False)
+    assert sum(seen) == passes_of_one > 0
+    scores = [[[row["seed"], row["method"], row["mean_iou"]] for row in rows] for rows in (*apart, *together, *one)]
+    assert scores[:3] == scores[3:6]
+    assert scores[6] == scores[0]
+    assert len(read_results(tmp_path / "one" / "results.csv")) == 3 * 2 * 3
+
+
+def test_square_crops_of_several_seeds_are_kept_one_by_one(tmp_path, monkeypatch):
+    whole, calls = Workbench._of_stored, []
+
+    def stops_at_the_third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(Workbench, "_of_stored", stops_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run_seeds(EXPERIMENT, [0, 1], ("kmeans", "ours"), tmp_path, progress=False)
+    found = read_results(tmp_path / "results.csv")
+    assert list(zip(found["seed"], found["method"], strict=True))[::3] == [(0, "kmeans"), (0, "ours")]
 
 
 def test_both_protocols_stand_beside_each_other_and_share_psi(tmp_path, monkeypatch):

@@ -291,6 +291,20 @@ def test_what_a_gpu_gave_is_read_from_its_rows(tmp_path, frame):
     assert "trains psi in 88 s there" in sentence
 
 
+def test_what_profile_paper_scored_is_read_from_its_rows(frame):
+    frame["device"] = "Some GPU; a processor, 16 threads used"
+    with_crf = frame[frame["method"] == "kmeans"].assign(crf="colour")
+    sentence = reporting.paper_profile_sentence(pd.concat([frame.assign(crf="none"), with_crf]))
+    chosen = frame[frame["matching"] == "max_iou"]
+    scores = {
+        name: reporting.mean_and_spread(chosen[chosen["method"] == name]["mean_iou"]) for name in ("kmeans", "ours")
+    }
+    assert f"{chosen['seed'].nunique()} seeds" in sentence
+    assert "on one Some GPU)" in sentence
+    assert f"Ours {scores['ours']}" in sentence.split("with the CRF")[0]
+    assert sentence.endswith(f"with the CRF: K-means {scores['kmeans']}.")
+
+
 def test_what_float32_gave_is_read_from_its_rows(frame):
     frame["extract_s"] = 151.2
     frame.loc[frame["method"] == "ours", "train_s"] = 164.0
