@@ -20,7 +20,7 @@ import papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from neuralef import provenance
+from neuralef import kernels, provenance
 from neuralef.config import load_profile
 from neuralef.errors import InputError
 from neuralef.files import read_json, write_json, write_text
@@ -140,6 +140,7 @@ def execute(
             str(unfinished),
             {**parameters},
             kernel_name="python3",
+            kernel_manager_class=kernels.manager(),
             cwd=str(notebook.parent),
             log_output=False,
         )

@@ -1,0 +1,118 @@
+"""Notebook kernels that need not import anything: forked from a process that has imported what notebooks import.
+
+A kernel by itself takes most of ten seconds to start, import PyTorch and the rest, and end; a forked one takes one.
+The first kernel of a process pays for the imports, those after it share them. They differ in nothing else: each is a
+process of its own with its own folder and environment. Where processes are not forked (macOS, Windows), kernels start
+as they always do.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
+
+PRELOADED = (
+    "ipykernel.kernelapp",
+    "neuralef.experiments",
+    "neuralef.plots",
+    "neuralef.reporting",
+    "timm",
+)
+"""What is imported once: modules that the notebooks, or most of them, come to import. None may start a thread of its
+own, compute, or ask for a GPU: a fork keeps nothing of that."""
+
+INLINE = "module://matplotlib_inline.backend_inline"
+
+
+def forks() -> bool:
+    """Whether kernels are forked here."""
+    return sys.platform == "linux"
+
+
+class ForkedProcess:
+    """A process of the fork server with the methods of ``subprocess.Popen`` that Jupyter calls."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, process: multiprocessing.Process):
+        self._process = process
+        self.pid = process.pid
+
+    def poll(self) -> int | None:
+        """Exit status; ``None`` while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Exit status, once it has ended or ``timeout`` seconds have passed."""
+        self._process.join(timeout)
+        return self._process.exitcode
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
+
+
+class ForkingProvisioner(LocalProvisioner):
+    """Starts kernels from the fork server."""
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Mapping[str, Any]:  # noqa: D102 (inherited)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOADED))
+        options = cmd[cmd.index("ipykernel_launcher") + 1 :]
+        folder = kwargs.get("cwd") or Path.cwd()
+        process = context.Process(target=_run_kernel, args=(options, folder, dict(kwargs["env"])))
+        process.start()
+        self.process = ForkedProcess(process)
+        self.pid = self.pgid = process.pid
+        return self.connection_info
+
+
+class ForkingKernelManager(AsyncKernelManager):
+    """Manager of kernels of this interpreter, forked."""
+
+    async def _async_pre_start_kernel(self, **kw: Any) -> tuple[list[str], dict[str, Any]]:
+        if self.provisioner is None:
+            self.provisioner = ForkingProvisioner(kernel_spec=self.kernel_spec, parent=self)
+        return await super()._async_pre_start_kernel(**kw)
+
+
+def manager() -> type[AsyncKernelManager]:
+    """Class of the managers of notebook kernels on this system."""
+    return ForkingKernelManager if forks() else AsyncKernelManager
+
+
+def _run_kernel(options: Sequence[str], folder: str, environment: Mapping[str, str]) -> None:
+    """A kernel, in the process that was forked for it."""
+    import matplotlib
+    from ipykernel.kernelapp import IPKernelApp
+
+    os.setsid()  # Ctrl-C is for the process that runs the notebooks, which then ends its kernels
+    Thread(target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    # Both read the environment when they were imported.
+    matplotlib.rcParams["backend"] = environment.get("MPLBACKEND", INLINE)
+    IPKernelApp.launch_instance(argv=list(options), parent_handle=os.getppid())
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when the one that started it has ended, be it killed; Jupyter would look at the fork server."""
+    wait([sentinel])
+    os._exit(1)
