@@ -64,6 +64,7 @@ from neuralef.training import (
 
 Variant = Literal["none", "detached", "gradient"]
 WithHead = Literal["detached", "gradient"]
+
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 

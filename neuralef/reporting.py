@@ -456,10 +456,10 @@ def paper_profile_sentence(results: pd.DataFrame) -> str:
     for crf, rows in chosen.groupby("crf", sort=False):
         by_method = rows.groupby("method", sort=False)["mean_iou"]
         listed = "; ".join(f"{method_title(method)} {mean_and_spread(values)}" for method, values in by_method)
-        scores.append(listed if crf == "none" else f"with the CRF: {listed}")
+        scores.append(listed if crf == "none" else f"with the CRF {listed}")
     return (
         f"On {first['dataset']} ({first['backbone']}, K = {first['clusters']}, {chosen['seed'].nunique()} seeds, "
-        f"{first['p_precision']} on one {first['device'].split(';')[0]}), mIoU, max_iou: {'. '.join(scores)}."
+        f"{first['p_precision']} on one {first['device'].split(';')[0]}), mIoU, max_iou: {'; '.join(scores)}."
     )
 
 

@@ -302,7 +302,7 @@ def test_what_profile_paper_scored_is_read_from_its_rows(frame):
     assert f"{chosen['seed'].nunique()} seeds" in sentence
     assert "on one Some GPU)" in sentence
     assert f"Ours {scores['ours']}" in sentence.split("with the CRF")[0]
-    assert sentence.endswith(f"with the CRF: K-means {scores['kmeans']}.")
+    assert sentence.endswith(f"with the CRF K-means {scores['kmeans']}.")
 
 
 def test_what_float32_gave_is_read_from_its_rows(frame):
