@@ -2,7 +2,7 @@
 
 A kernel by itself takes most of ten seconds to start, import PyTorch and the rest, and end; a forked one takes one.
 The first kernel of a process pays for the imports, those after it share them. They differ in nothing else: each is a
-process of its own with its own folder and environment. Where processes are not forked (macOS, Windows), kernels start
+process of its own with its own folder and environment. Where processes cannot be forked (macOS, Windows), kernels start
 as they always do.
 """
 
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
+from tempfile import gettempdir
 from threading import Thread
 from typing import Any
 
@@ -31,9 +32,13 @@ own, compute, or ask for a GPU: a fork keeps nothing of that."""
 INLINE = "module://matplotlib_inline.backend_inline"
 
 
+LONGEST_FOLDER = 70
+"""Bytes of the name of the folder for temporary files that leave room for a socket's in the 108 of its address."""
+
+
 def forks() -> bool:
     """Whether kernels are forked here."""
-    return sys.platform == "linux"
+    return sys.platform == "linux" and len(os.fsencode(gettempdir())) <= LONGEST_FOLDER
 
 
 class ForkedProcess:

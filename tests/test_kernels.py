@@ -11,7 +11,7 @@ from nbclient.exceptions import DeadKernelError
 
 from neuralef import kernels
 
-pytestmark = pytest.mark.skipif(not kernels.forks(), reason="processes are not forked on this system")
+forked = pytest.mark.skipif(not kernels.forks(), reason="processes are not forked on this system")
 
 
 @pytest.fixture
@@ -33,6 +33,23 @@ def run(tmp_path):
     return executed
 
 
+@pytest.mark.parametrize(
+    ("system", "folder", "forked"),
+    [
+        ("linux", "/tmp", True),
+        ("darwin", "/tmp", False),
+        ("win32", "/tmp", False),
+        ("linux", "/tmp/" + 70 * "a", False),
+    ],
+)
+def test_kernels_are_forked_where_that_works(monkeypatch, system, folder, forked):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(kernels, "gettempdir", lambda: folder)
+    assert kernels.forks() == forked
+    assert (kernels.manager() is kernels.ForkingKernelManager) == forked
+
+
+@forked
 def test_every_kernel_is_a_process_of_its_own_with_folder_and_environment(run, tmp_path, monkeypatch):
     monkeypatch.setenv("NEURALEF_WORD", "first")
     first = run("import os, sys; kept = 1; print(os.getpid(), os.getcwd(), os.environ['NEURALEF_WORD'])")
@@ -75,6 +92,12 @@ def test_a_kernel_that_dies_is_an_error(run):
         run("import os; os._exit(3)")
 
 
+@forked
+def test_what_is_imported_once_has_started_no_thread(run):
+    assert run("import os; print(len(os.listdir(f'/proc/{os.getppid()}/task')))") == [["1\n"]]
+
+
+@forked
 def test_kernels_end_with_the_process_that_started_them(tmp_path):
     script = tmp_path / "start.py"
     script.write_text(
