@@ -93,6 +93,15 @@ def test_a_kernel_that_dies_is_an_error(run):
 
 
 @forked
+def test_nothing_is_said_and_no_socket_is_left(run, tmp_path, capfd, monkeypatch):
+    run("1 + 1")  # starts the fork server, if no test has, whose own socket stays
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run("1 + 1")
+    assert "Kernel" not in capfd.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} <= {"in.ipynb", "out.ipynb"}
+
+
+@forked
 def test_what_is_imported_once_has_started_no_thread(run):
     assert run("import os; print(len(os.listdir(f'/proc/{os.getppid()}/task')))") == [["1\n"]]
 
