@@ -6,10 +6,13 @@ process of its own with its own folder and environment. Where processes cannot b
 as they always do.
 """
 
+import atexit
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import gettempdir
@@ -31,7 +34,6 @@ PRELOADED = (
 own, compute, or ask for a GPU: a fork keeps nothing of that."""
 
 INLINE = "module://matplotlib_inline.backend_inline"
-
 
 LONGEST_FOLDER = 70
 """Bytes of the name of the folder for temporary files that leave room for a socket's in the 108 of its address."""
@@ -78,13 +80,19 @@ class ForkingProvisioner(LocalProvisioner):
     """Starts kernels from the fork server."""
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Mapping[str, Any]:  # noqa: D102 (inherited)
+        from multiprocessing import forkserver, resource_tracker  # not everywhere
+
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOADED))
+        resource_tracker.ensure_running()  # which the server would start, and let interrupts through again
+        with _without_interrupts():  # Ctrl-C is for this process, and would leave a traceback of the server's imports
+            forkserver.ensure_running()
         options = cmd[cmd.index("ipykernel_launcher") + 1 :]
         folder = kwargs.get("cwd") or Path.cwd()
         process = context.Process(target=_run_kernel, args=(options, folder, dict(kwargs["env"])))
         process.start()
         self.process = ForkedProcess(process)
+        atexit.register(process.kill)  # multiprocessing would wait for a kernel that nobody has told to end
         self.pid = self.pgid = process.pid
         return self.connection_info
 
@@ -107,12 +115,23 @@ def manager() -> type[AsyncKernelManager]:
     return ForkingKernelManager if forks() else AsyncKernelManager
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started here do not see SIGINT until they want to; it is kept for this one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run_kernel(options: Sequence[str], folder: str, environment: Mapping[str, str]) -> None:
     """A kernel, in the process that was forked for it."""
     import matplotlib
     from ipykernel.kernelapp import IPKernelApp
 
     os.setsid()  # Ctrl-C is for the process that runs the notebooks, which then ends its kernels
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     Thread(target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)
