@@ -482,17 +482,19 @@ def _run(
     crf.require(first.config.crf)
     ensure_writable_folder(out)
     bench = bench or open_workbench(first, progress=progress)
-    jobs = []
+    jobs: list[_Job] = []
+    rows: dict[str, list[ResultRow]] = {}
     for experiment in experiments:
         experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
         if save_maps:
             _claim_maps(out / "maps", experiment_id)
+        rows[experiment_id] = []
         for method in dict.fromkeys(methods):
             paths = (_run_path(out, experiment_id, method, kind) for kind in ("json", "safetensors"))
             jobs.append(_Job(experiment, experiment_id, method, *paths))
     # Under sliding windows all share the backbone's passes; else the rows of each are kept before the next.
     groups = [jobs] if first.config.protocol == "sliding" else [[job] for job in jobs]
-    maps, rows = out / "maps" if save_maps else None, {job.experiment_id: [] for job in jobs}
+    maps = out / "maps" if save_maps else None
     for group in groups:
         wanted = [
             job for job in group if not job.record.is_file() or save_maps or (image_tables and not job.tables.is_file())

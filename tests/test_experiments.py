@@ -351,6 +351,11 @@ def test_seeds_share_the_passes_of_sliding_windows_and_change_nothing_by_it(tmp_
     assert len(read_results(tmp_path / "one" / "results.csv")) == 3 * 2 * 3
 
 
+def test_without_a_method_there_is_no_row(tmp_path):
+    assert run_experiment(EXPERIMENT, (), tmp_path, progress=False) == []
+    assert run_seeds(replace(EXPERIMENT, config=SLIDING), [0, 1], (), tmp_path, progress=False) == [[], []]
+
+
 def test_square_crops_of_several_seeds_are_kept_one_by_one(tmp_path, monkeypatch):
     whole, calls = Workbench._of_stored, []
 
