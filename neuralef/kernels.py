@@ -21,7 +21,6 @@ from typing import Any
 
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
-from traitlets import default
 
 PRELOADED = (
     "ipykernel.kernelapp",
@@ -98,11 +97,7 @@ class ForkingProvisioner(LocalProvisioner):
 
 
 class ForkingKernelManager(AsyncKernelManager):
-    """Manager of kernels of this interpreter, forked; it speaks with them through sockets in the file system."""
-
-    @default("transport")
-    def _local(self) -> str:  # which others on this machine cannot read, and of which kernels do not warn
-        return "ipc"
+    """Manager of kernels of this interpreter, forked."""
 
     async def _async_pre_start_kernel(self, **kw: Any) -> tuple[list[str], dict[str, Any]]:
         if self.provisioner is None:

@@ -3,7 +3,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import nbformat
 import papermill
@@ -91,17 +90,6 @@ def test_processes_can_be_started_from_a_kernel(run):
 def test_a_kernel_that_dies_is_an_error(run):
     with pytest.raises(DeadKernelError):
         run("import os; os._exit(3)")
-
-
-@forked
-def test_sockets_are_local_and_none_is_left(run, capfd, monkeypatch):
-    run("1 + 1")  # starts the fork server, if no test has, whose own socket stays
-    with TemporaryDirectory() as folder:
-        with monkeypatch.context() as patch:
-            patch.setattr("tempfile.tempdir", folder)
-            run("1 + 1")
-        assert not list(Path(folder).iterdir())
-    assert "without encryption" not in capfd.readouterr().err
 
 
 @forked
