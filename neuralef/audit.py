@@ -174,7 +174,7 @@ class StoredLabels:
         return self.counts.shape[-1]
 
     def of(self, batch: Batch, *, seed: int) -> np.ndarray:
-        """Pixels of each class in the patches of a batch, shape ``(images, h, w, C)``."""
+        """Pixels of each class in the patches of a batch, shape ``(images, h, w, C)``; the same for every seed."""
         return self.counts[:, batch.rows, batch.columns][batch.images]
 
 

@@ -171,7 +171,7 @@ def audit(
     rows = run_audit(experiments, out, variants=_names(variants), label_weight=label_weight)
     typer.echo(audit_table(rows, out).to_string(index=False))
     if {"none", "gradient"} <= set(rows["variant"]):
-        typer.echo("\nThe gradient's difference, seed by seed:")
+        typer.echo("\nWith the gradient and without, paired seed by seed:")
         compared = [compare(rows, out, method).row() for method in CLUSTERINGS]
         typer.echo(pd.DataFrame(compared).to_string(index=False))
     typer.echo(f"results are in {out / FILE}")

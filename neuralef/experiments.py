@@ -446,8 +446,20 @@ def run_seeds(
 ) -> list[list[ResultRow]]:
     """:func:`run_experiment` for several seeds; sliding windows pass the backbone once for all of them.
 
+    Args:
+        experiment: Experiment to run; its own seed is left out.
+        seeds: Seeds, each once.
+        methods: Methods to run, of :data:`neuralef.methods.REGISTRY`.
+        out: Results folder.
+        bench: Workbench to share features, as for :func:`run_experiment`.
+        progress: Whether to show progress bars.
+
     Returns:
-        The rows of each seed.
+        The rows of each seed, in the order of ``seeds``.
+
+    Raises:
+        InputError: As :func:`run_experiment`.
+        ValueError: As :func:`run_experiment`.
     """
     experiments = [replace(experiment, seed=seed) for seed in seeds]
     return _run(experiments, methods, out, bench, save_maps=False, image_tables=False, progress=progress)
