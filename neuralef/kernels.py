@@ -19,8 +19,10 @@ from tempfile import gettempdir
 from threading import Thread
 from typing import Any
 
+import zmq
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
+from traitlets import default
 
 PRELOADED = (
     "ipykernel.kernelapp",
@@ -96,7 +98,15 @@ class ForkingProvisioner(LocalProvisioner):
         return self.connection_info
 
 
-class ForkingKernelManager(AsyncKernelManager):
+class EncryptingKernelManager(AsyncKernelManager):
+    """Manager of kernels that are spoken to in cipher where libraries can; otherwise ipykernel warns every time."""
+
+    @default("transport_encryption")
+    def _where_possible(self) -> str:
+        return "auto" if zmq.has("curve") else "disabled"
+
+
+class ForkingKernelManager(EncryptingKernelManager):
     """Manager of kernels of this interpreter, forked."""
 
     async def _async_pre_start_kernel(self, **kw: Any) -> tuple[list[str], dict[str, Any]]:
@@ -107,7 +117,7 @@ class ForkingKernelManager(AsyncKernelManager):
 
 def manager() -> type[AsyncKernelManager]:
     """Class of the managers of notebook kernels on this system."""
-    return ForkingKernelManager if forks() else AsyncKernelManager
+    return ForkingKernelManager if forks() else EncryptingKernelManager
 
 
 @contextmanager

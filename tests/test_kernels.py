@@ -67,6 +67,15 @@ def test_every_kernel_is_a_process_of_its_own_with_folder_and_environment(run, t
     assert second[1] == ["False True\n"]  # nothing is left of the first, and nothing need be imported
 
 
+@pytest.mark.parametrize("manager", [kernels.ForkingKernelManager, kernels.EncryptingKernelManager])
+def test_kernels_are_spoken_to_in_cipher(run, monkeypatch, manager):
+    if manager is kernels.ForkingKernelManager and not kernels.forks():
+        pytest.skip("processes are not forked on this system")
+    monkeypatch.setattr(kernels, "manager", lambda: manager)
+    application = "from ipykernel.kernelapp import IPKernelApp\n"
+    assert run(application + "print(IPKernelApp.instance().curve_secretkey is not None)") == [["True\n"]]
+
+
 def test_figures_stand_in_the_notebook(run):
     (shown,) = run("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")
     assert "image/png" in shown[0]
