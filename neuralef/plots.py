@@ -732,7 +732,9 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
             style = {"color": ours} if source == "here" else {"color": papers, "linestyle": "--", "marker": "D"}
             axis.plot(means.index, means, label=source, markersize=5, **style)
             if source == "here":
-                axis.scatter(at, group["change"], color=ours, edgecolor="white", s=30, zorder=3)
+                order, last = group["seed"].rank(method="dense") - 1, group["seed"].nunique() - 1
+                beside = 0.12 * (order / last - 0.5) if last else 0  # so that equal changes do not hide each other
+                axis.scatter(at + beside, group["change"], color=ours, edgecolor="white", s=30, zorder=3)
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set_title(panel, fontsize=9)
         axis.set_xticks(range(len(places)), [str(place).rpartition("=")[2] for place in places], fontsize=8)

@@ -60,3 +60,13 @@ def test_a_table_of_which_nothing_ran_says_so():
     )
     pictures = drawing.image_grid([], ["photograph"], columns=1)
     assert [figure.axes[0].texts[0].get_text() for figure in (strips, changes, pictures)] == ["not run"] * 3
+
+
+def test_equal_changes_of_two_seeds_are_two_dots():
+    values = pd.DataFrame([("a", "64", "here", seed, 0.01) for seed in range(3)])
+    values.columns = ["panel", "value", "source", "seed", "change"]
+    (axis,) = plots.change_strips(values, xlabel="", ylabel="").axes
+    (dots,) = axis.collections
+    places = dots.get_offsets()[:, 0]
+    assert len(np.unique(places)) == 3
+    assert np.abs(places).max() < 0.5 and abs(places.mean()) < 1e-9
