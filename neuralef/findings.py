@@ -1,12 +1,12 @@
 """What a table is said to show, as predicates over its numbers that the paper's and ours are put to alike.
 
 A finding is about differences between two settings of a table that are alike but for one thing. Runs of both that share
-their seed form a pair, so that what they share drops out, and Student's t gives the interval in which the mean
-difference lies. The finding *holds* if the interval of every difference lies where the finding puts it, *does not hold*
-if one lies wholly outside, and is *within seed noise* otherwise. The finding that some values lie apart by more than a
-tolerance is the other way round: it holds if one interval lies wholly beyond the tolerance, and does not hold if all
-lie within it; the largest of several differences is picked without a correction for their number. A single run, as in
-the paper, has no interval: its difference counts as it is.
+their seed form a pair, so that what they share drops out, and Student's t over seeds gives a 95 % confidence interval
+for the mean difference. The finding *holds* if the interval of every difference lies where the finding puts it, *does
+not hold* if one lies wholly outside, and is *within seed noise* otherwise. The finding that some values lie apart by
+more than a tolerance is the other way round: it holds if one interval lies wholly beyond the tolerance, and does not
+hold if all lie within it. Where one of several intervals decides, there is no correction for their number. A single
+run, as in the paper, has no interval: its difference counts as it is.
 """
 
 import math
