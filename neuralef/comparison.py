@@ -344,6 +344,7 @@ def difference_table(differences: Sequence[PairedDifference]) -> pd.DataFrame:
             "method": method_title(found.method),
             "against": method_title(found.other),
             "difference in mIoU": mean_and_interval(found.interval, sign="+"),
+            "shift": f"{100 * found.interval.bias:+.1f}",
             "by its interval": found.verdict,
             "higher in seeds": found.seeds_won,
             "higher in classes": found.classes_won,

@@ -7,8 +7,9 @@ that differ in their seed share the images; a resample draws images once for all
 
 Two things to know when reading such an interval. A resample holds about 63 % of the images, some of them twice, so a
 matching fits it a little better than it fits the whole set and the interval sits high, by what ``Interval.bias`` says;
-in a difference of two such scores most of that drops out. And few runs show little of the spread between runs: the
-variance of a resampled mean of S runs is (S - 1) / S of the unbiased one.
+from a difference of two such scores drops out what both have of it alike, and what is left may be as large. And few
+runs show little of the spread between runs: the variance of a resampled mean of S runs is (S - 1) / S of the unbiased
+one.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -125,13 +125,19 @@ def test_table_of_methods_worked_out_by_hand():
 def test_table_of_differences_worked_out_by_hand():
     table = comparison.difference_table(DIFFERENCES)
     assert table.iloc[0].tolist() == [
-        "Spectral, exact", "K-means", "+10.0 (+5.0 to +15.0)", "higher", "2 of 2", "1 of 2"
+        "Spectral, exact", "K-means", "+10.0 (+5.0 to +15.0)", "+0.0", "higher", "2 of 2", "1 of 2"
     ]  # fmt: skip
     assert table["by its interval"].tolist() == ["higher", "higher", "undecided"]
     assert (
         comparison.difference_table([difference("ours", "kmeans", -0.1, -0.2, -0.01)])["by its interval"].item()
         == "lower"
     )
+
+
+def test_what_resampling_shifts_stands_beside_the_interval():
+    shifted = difference("spectral", "kmeans", 0.015, 0.007, 0.054)
+    interval = replace(shifted.interval, bias=0.016)
+    assert comparison.difference_table([replace(shifted, interval=interval)])["shift"].item() == "+1.6"
 
 
 def test_every_matching_has_its_columns():
