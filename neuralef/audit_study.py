@@ -190,7 +190,7 @@ class Audit:
             "variant": variant,
             "method": method,
             "psi": tensors_digest(trained.psi.state_dict())[:16],
-            **provenance.stamp(),
+            **provenance.stamp(experiment.config.device),
             "extract_s": round(bench.train.extract_s + bench.val.extract_s, 3),
             "train_s": round(trained.train_s, 3),
             "cluster_s": round(fitted - began if method == "ours_star" else 0.0, 3),

@@ -10,7 +10,7 @@ from neuralef.audit import VARIANTS
 from neuralef.audit_study import audit_table, compare, counts_of, read_audit, run_audit
 from neuralef.errors import InputError
 from neuralef.evaluation import score, score_mapping
-from neuralef.experiments import Experiment, run_experiment
+from neuralef.experiments import Experiment, open_workbench, run_experiment
 from neuralef.files import read_checked_tensors
 from neuralef.intervals import paired_difference_interval
 from neuralef.results import COLUMNS
@@ -58,6 +58,17 @@ def test_without_a_head_the_scores_are_those_of_the_benchmark(audited, monkeypat
     assert len(merged) == 6
     assert merged["accuracy_x"].tolist() == merged["accuracy_y"].tolist()
     assert merged["mean_iou_x"].tolist() == merged["mean_iou_y"].tolist()
+
+
+def test_rows_name_the_device_that_computed_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(audit_study.provenance, "device", lambda computed_on="cpu": f"computed on {computed_on}")
+    bench = open_workbench(EXPERIMENT, progress=False)
+    trained = audit_study.Audit(bench, tmp_path, progress=False).trained(EXPERIMENT, "none")
+    on_gpu = replace(EXPERIMENT, config=replace(CONFIG, device="cuda"))
+    monkeypatch.setattr(bench, "counted", lambda *_, **__: iter(()))
+    _, record = audit_study.Audit(bench, tmp_path, progress=False)._evaluate(on_gpu, trained, "none", "ours")
+    assert record["device"] == "computed on cuda"
 
 
 def test_counts_of_the_photographs_add_up_to_the_scores(audited):
