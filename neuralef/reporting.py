@@ -386,14 +386,15 @@ def fidelity_sentence(folder: Path) -> str:
         folder: Results folder.
     """
     planted, photographs = (pd.read_csv(folder / "tables" / f"31_{name}.csv") for name in ("graph", "photo"))
+    kernel = _caption(folder / "tables" / "31_photo.csv").split("; ")[0].removeprefix("Kernel of ")
     planted, plain = planted["correlation, same index"], photographs["correlation, same index"]
     quantised = photographs["quantised: correlation, matched"]
     return (
         f"Without quantisation {len(planted)} functions of psi on a planted graph agree with the exact eigenvectors, "
-        f"in their order, to a correlation of at least {planted.min():.4f}; on a kernel of photographs the first five "
-        f"to at least {plain.head(5).min():.3f}, the first {len(plain)} to {plain.min():.3f}. With quantisation, all "
-        f"else equal, a single function is something else: {quantised.min():.2f} to {quantised.max():.2f} with the "
-        "eigenvector it is matched to."
+        f"in their order, to a correlation of at least {planted.min():.4f}; on a kernel of {kernel}, the first five "
+        f"to at least {plain.head(5).min():.3f}, the first {len(plain)} to {plain.min():.3f}, each on the patches it "
+        f"was fitted to. With quantisation, all else equal, a single function is something else: {quantised.min():.2f} "
+        f"to {quantised.max():.2f} with the eigenvector it is matched to."
     )
 
 
@@ -412,8 +413,8 @@ def scaling_sentence(folder: Path) -> str:
         for values in (frame["patches"], exact, frame[epochs])
     )
     return (
-        f"On {sizes} patches, exact decomposition with its kernel took {theirs} s, {epochs.removesuffix(', s')} of "
-        f"neural training {ours} s. {_caption(path).split('. ')[0]}."
+        f"On {sizes} patches, exact decomposition with its kernel took {theirs} s; {epochs.removesuffix(', s')} of "
+        f"neural training, one of which is measured and multiplied, take {ours} s. {_caption(path).split('. ')[0]}."
     )
 
 

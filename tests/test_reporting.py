@@ -240,19 +240,19 @@ def test_timing_is_that_of_the_rows(frame):
 
 
 def test_fidelity_is_that_of_notebook_31_s_tables(tmp_path):
-    (tmp_path / "tables").mkdir()
     correlations = [0.999, 0.998, 0.97, 0.96, 0.995, 0.7]
     planted = pd.DataFrame({"correlation, same index": [0.9991, 0.99456]})
     photographs = pd.DataFrame(
         {"correlation, same index": correlations, "quantised: correlation, matched": [0.4, 0.8, 0.5, 0.5, 0.5, 0.5]}
     )
-    planted.to_csv(tmp_path / "tables" / "31_graph.csv")
-    photographs.to_csv(tmp_path / "tables" / "31_photo.csv")
+    reporting.write_table(planted, tmp_path / "tables", "31_graph", "A chain")
+    reporting.write_table(photographs, tmp_path / "tables", "31_photo", "Kernel of 2 photographs, k = 9; psi after it")
     sentence = reporting.fidelity_sentence(tmp_path)
     assert "2 functions of psi on a planted graph" in sentence
     assert (
-        "at least 0.9946; on a kernel of photographs the first five to at least 0.960, the first 6 to 0.7" in sentence
-    )
+        "at least 0.9946; on a kernel of 2 photographs, k = 9, the first five to at least 0.960, the first 6 to 0.700, "
+        "each on the patches it was fitted to."
+    ) in sentence
     assert "0.40 to 0.80" in sentence
 
 
@@ -267,8 +267,8 @@ def test_scaling_is_that_of_the_sizes_that_have_both_sides(tmp_path):
     )
     reporting.write_table(measured, tmp_path / "tables", "33_measured", "K = 64, one machine. More of it")
     assert reporting.scaling_sentence(tmp_path) == (
-        "On 1,058 / 99,981 patches, exact decomposition with its kernel took 0.1 / 97 s, 20 epochs of neural training "
-        "3.0 / 51 s. K = 64, one machine."
+        "On 1,058 / 99,981 patches, exact decomposition with its kernel took 0.1 / 97 s; 20 epochs of neural training, "
+        "one of which is measured and multiplied, take 3.0 / 51 s. K = 64, one machine."
     )
 
 
