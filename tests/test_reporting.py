@@ -399,6 +399,18 @@ def test_nothing_to_report_is_said(tmp_path):
         reporting.write_report("smoke", "", folder=tmp_path)
 
 
+def test_captions_of_the_committed_studies_say_what_their_numbers_are_of():
+    folder = reporting.reference_root("studies")
+    captions = {name: (folder / "tables" / f"{name}.md").read_text() for name in ("32_methods", "33_exponents")}
+    # Ours+ reads features of three more views, which are its own.
+    for dataset, seconds in read_results(folder / "results.csv").groupby("dataset")["extract_s"]:
+        assert f"{seconds.min():.0f} s on {dataset}" in captions["32_methods"]
+    measured = pd.read_csv(folder / "scaling.csv").query("patches >= 8000")
+    for side, sizes in measured.groupby("side")["patches"]:
+        span = f"{side} {len(sizes)} sizes from {sizes.min():,} to {sizes.max():,} patches"
+        assert span in captions["33_exponents"]
+
+
 def test_the_readme_and_its_figure_come_from_the_committed_run():
     reference = reporting.reference_root("quick")
     readme = (reporting.project_root() / "README.md").read_text()
