@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 
+NOISE_STREAM = 3
+"""Keeps the Gumbel noise apart from what else is drawn for the same seed and step."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -288,8 +291,12 @@ def schedules(config: Config, progress: float) -> tuple[float, float]:
 
 
 def noise_of(seed: int, step: int, device: Device = "cpu") -> torch.Generator:
-    """Source of the Gumbel noise of one step, the same however many steps came before it in this process."""
-    return torch.Generator(device).manual_seed((seed + 1) << 32 | step)
+    """Source of the Gumbel noise of one step, the same however many steps came before it in this process.
+
+    A generator on the processor takes the lowest 32 bits of its seed alone, so both numbers are hashed into them.
+    """
+    (hashed,) = np.random.SeedSequence([seed, step, NOISE_STREAM]).generate_state(1)
+    return torch.Generator(device).manual_seed(int(hashed))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
