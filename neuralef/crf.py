@@ -1,11 +1,16 @@
 r"""Dense conditional random field over cluster probabilities (paper, section 4; Kraehenbuehl and Koltun's mean field).
 
 .. math::
-    E(x) = \sum_i -\log p_i(x_i) + \sum_{i<j} [x_i \ne x_j] \bigl(3\, e^{-\|s_i - s_j\|^2 / 2}
-           + 4\, e^{-\|s_i - s_j\|^2 / (2 \cdot 67^2) - \|c_i - c_j\|^2 / (2 \cdot 3^2)}\bigr)
+    E(x) = \sum_i -\log p_i(x_i) + \sum_{i<j} [x_i \ne x_j] \bigl(3\, \bar k^\mathrm{xy}_{ij}
+           + 4\, \bar k^\mathrm{rgb}_{ij}\bigr), \qquad
+    \bar k_{ij} = \frac{k_{ij}}{\sqrt{\sum_l k_{il} \sum_l k_{jl}}}
 
-with positions s in pixels and colours c in 0..255, ten iterations. The probabilities are softmaxed logits over the last
-temperature of the Gumbel-Softmax, at the pixels of the result.
+    k^\mathrm{xy}_{ij} = e^{-\|s_i - s_j\|^2 / 2}, \qquad
+    k^\mathrm{rgb}_{ij} = e^{-\|s_i - s_j\|^2 / (2 \cdot 67^2) - \|c_i - c_j\|^2 / (2 \cdot 3^2)}
+
+with positions s in pixels and colours c in 0..255, ten iterations. Both kernels are normalised symmetrically, the
+library's default: all other pixels together count about 3 and 4, however many lie within 67 pixels. The probabilities
+are softmaxed logits over the last temperature of the Gumbel-Softmax, at the pixels of the result.
 
 The CRF sees the image (``colour``). The official code hands it a black one in the 320-crop path: colours in
 [0, 1] cast to uint8 (paper facts, section 4, item 9), so that its appearance term knows positions alone; ``black``
