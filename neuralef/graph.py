@@ -103,9 +103,10 @@ def check_finite(features: Tensor) -> None:
 
 def check_pixel_neighbors(patches: int, neighbors: Sequence[int]) -> None:
     """Raise ``InputError`` if an image of so many patches has no more than a search wants neighbours."""
-    if max(neighbors) >= patches:
+    wanted = max(neighbors, default=0)
+    if wanted >= patches:
         raise InputError(
-            f"pixel_neighbors {tuple(neighbors)} need more than {max(neighbors)} patches an image; there are {patches}"
+            f"pixel_neighbors {tuple(neighbors)} need more than {wanted} patches an image; there are {patches}"
         )
 
 

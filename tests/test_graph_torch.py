@@ -22,7 +22,16 @@ def dense(matrix):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("settings", [{}, {"pixel_weight": 0.0}, {"pixel_neighbors": (4, 0)}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pixel_weight": 0.0},
+        {"pixel_neighbors": (4, 0)},
+        {"pixel_neighbors": (), "coordinate_weights": ()},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_kernel_is_that_of_the_processor(device, settings, masked):
     features, colours = patches()
