@@ -631,6 +631,24 @@ def test_prepare_refuses_a_damaged_tree_and_keeps_the_old_one(tmp_path, full_cam
         datasets.prepare("camvid", archive=tmp_path / "none.tar", root=root)
 
 
+def test_an_archive_replaces_a_link_and_leaves_what_it_leads_to(tmp_path, full_camvid):
+    archive, root, own = pack_tar(full_camvid, tmp_path / "given.tar"), tmp_path / "root", tmp_path / "own"
+    root.mkdir()
+    shutil.copytree(full_camvid, own)
+    (root / "camvid").symlink_to(own)
+    for _ in range(2):
+        datasets.prepare("camvid", archive=archive, root=root)
+    assert [path.name for path in sorted(root.iterdir())] == [".camvid.lock", "camvid"]
+    assert not (root / "camvid").is_symlink()
+    assert CamVid(own).sizes == {"train": 367, "val": 101}
+
+
+def test_an_archive_replaces_a_link_that_leads_nowhere(tmp_path):
+    pack_tar(make_camvid(tmp_path / "tree"), tmp_path / "CamVid-trainval.tar")
+    (tmp_path / "camvid").symlink_to(tmp_path / "not mounted")
+    assert datasets.load("camvid", root=tmp_path).sizes == {"train": 3, "val": 2}
+
+
 def test_prepare_again_notices_lost_files(tmp_path, full_camvid):
     shutil.copytree(full_camvid, tmp_path / "camvid")
     assert datasets.prepare("camvid", root=tmp_path).sizes == {"train": 367, "val": 101}

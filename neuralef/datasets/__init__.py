@@ -236,7 +236,7 @@ def _install(info: DatasetInfo, files: Sequence[Path], base: Path, *, thorough: 
     """Unpack into a side folder and put it in place only if it passes; the caller holds the lock."""
     staging, final, replaced = (base / name for name in (f".{info.folder}.new", info.folder, f".{info.folder}.old"))
     for leftover in (staging, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
+        _discard(leftover)
     log.info("unpacking %s", " and ".join(map(str, files)))
     try:
         unpack([file for file in files if file.suffix != _LOOSE], staging)
@@ -244,12 +244,20 @@ def _install(info: DatasetInfo, files: Sequence[Path], base: Path, *, thorough: 
             if file.suffix == _LOOSE:
                 _copy(file, staging)
         _refuse_bad_content(info, files, staging, thorough=thorough)
-        if final.exists():
+        if final.exists() or final.is_symlink():
             final.rename(replaced)
         staging.rename(final)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
+        _discard(staging)
+    _discard(replaced)
+
+
+def _discard(path: Path) -> None:
+    """Remove a folder, or what lies in its place: of a link, which may lead to anyone's own copy, the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _copy(file: Path, folder: Path) -> None:
