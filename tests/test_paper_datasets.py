@@ -451,7 +451,7 @@ def test_city_needs_a_login_and_says_how(tmp_path):
             "https://www.cityscapes-dataset.com/downloads/",
             str(tmp_path / GT_ZIP),
             str(tmp_path / IMAGE_ZIP),
-            "`neuralef data prepare cityscapes_19`",
+            f"`neuralef data prepare cityscapes_19 --root {tmp_path}`",
         ):
             assert needed in str(caught.value)
     pack_zip(make_city_labels(tmp_path / "labels"), tmp_path / GT_ZIP)

@@ -6,6 +6,7 @@ under their official names are unpacked when the dataset is first asked for.
 """
 
 import logging
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ def prepare(
             if given or not _is_prepared(info, base):
                 _install(info, _collected(info, given, base), base, thorough=True)
     dataset = _open_prepared(info, base)
-    remedy = f"delete {base / info.folder} and run `neuralef data prepare {name}` again"
+    remedy = f"delete {base / info.folder} and run `{_command(info, base)}` again"
     _raise_if_any(_count_problems(info, dataset) + _missing_files(dataset), f"{name} is incomplete", remedy)
     sizes = ", ".join(f"{len(dataset.ids(split))} {split}" for split in dataset.splits)
     log.info("%s is ready in %s: %s images", name, base / info.folder, sizes)
@@ -168,15 +169,16 @@ def _open_folder(name: str) -> FolderDataset:
     return FolderDataset(path)
 
 
-def _command(info: DatasetInfo) -> str:
-    return f"neuralef data prepare {info.name}"
+def _command(info: DatasetInfo, base: Path) -> str:
+    root = "" if base == data_root() else f" --root {shlex.quote(str(base))}"
+    return f"neuralef data prepare {info.name}{root}"
 
 
 def _how_to_get(info: DatasetInfo, base: Path, missing: Sequence[Source]) -> str:
     steps = "; ".join(source.by_hand(base) for source in missing)
     if all(source.url for source in missing):
-        return f"dataset {info.name} is not in {base}: run `{_command(info)}`, or {steps}"
-    return f"dataset {info.name} is not in {base}: {steps}; then run `{_command(info)}`"
+        return f"dataset {info.name} is not in {base}: run `{_command(info, base)}`, or {steps}"
+    return f"dataset {info.name} is not in {base}: {steps}; then run `{_command(info, base)}`"
 
 
 def _is_prepared(info: DatasetInfo, base: Path) -> bool:
@@ -213,7 +215,7 @@ def _collected(info: DatasetInfo, given: Mapping[Source, Path], base: Path) -> l
     if any(source.url is None for source in lacking):  # before anything large is downloaded
         raise InputError(_how_to_get(info, base, lacking))
     for source in lacking:
-        download(source.url, base / source.files[0], then=_command(info), md5=source.md5)
+        download(source.url, base / source.files[0], then=_command(info, base), md5=source.md5)
     return [given.get(source) or source.found(base) for source in info.sources]
 
 
@@ -229,7 +231,7 @@ def _open_prepared(info: DatasetInfo, base: Path) -> FileDataset:
     try:
         return info.reader(base / info.folder)
     except InputError as error:
-        raise InputError(f"{error}; delete {base / info.folder} and run `{_command(info)}`") from error
+        raise InputError(f"{error}; delete {base / info.folder} and run `{_command(info, base)}`") from error
 
 
 def _install(info: DatasetInfo, files: Sequence[Path], base: Path, *, thorough: bool) -> None:
@@ -243,7 +245,7 @@ def _install(info: DatasetInfo, files: Sequence[Path], base: Path, *, thorough: 
         for file in files:
             if file.suffix == _LOOSE:
                 _copy(file, staging)
-        _refuse_bad_content(info, files, staging, thorough=thorough)
+        _refuse_bad_content(info, files, staging, base, thorough=thorough)
         if final.exists() or final.is_symlink():
             final.rename(replaced)
         staging.rename(final)
@@ -274,7 +276,7 @@ def _finish(info: DatasetInfo, folder: Path) -> None:
         raise InputError(f"its files cannot be converted in {folder} ({error}); is space left?") from error
 
 
-def _refuse_bad_content(info: DatasetInfo, files: Sequence[Path], folder: Path, *, thorough: bool) -> None:
+def _refuse_bad_content(info: DatasetInfo, files: Sequence[Path], folder: Path, base: Path, *, thorough: bool) -> None:
     try:
         _finish(info, folder)
         dataset = info.reader(folder)
@@ -283,7 +285,7 @@ def _refuse_bad_content(info: DatasetInfo, files: Sequence[Path], folder: Path, 
         problems = [str(error)]
     inside = [problem.replace(f"{folder}/", "").replace(str(folder), "it") for problem in problems]
     origins = " and ".join(dict.fromkeys(source.origin for source in info.sources))
-    remedy = f"get it again from {origins} and run `{_command(info)}`"
+    remedy = f"get it again from {origins} and run `{_command(info, base)}`"
     _raise_if_any(inside, f"archive {' with '.join(map(str, files))} is not a whole {info.name}", remedy)
 
 
