@@ -311,6 +311,20 @@ def test_photographs_are_turned_upright_as_their_exif_data_say(tmp_path, orienta
     assert image_size(path) == (4, 6)
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGBA", "CMYK"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tiff_of_any_mode_is_turned_upright(tmp_path, mode, compression):
+    stored = Image.fromarray(np.arange(24, dtype=np.uint16).reshape(4, 6) * (2560 if mode == "I;16" else 10))
+    stored = stored if mode == "I;16" else stored.convert("L").convert(mode)
+    plain, turned = tmp_path / "plain.tif", tmp_path / "turned.tif"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored.save(plain, compression=compression)
+    stored.save(turned, compression=compression, exif=exif)
+    assert np.array_equal(read_image(turned), np.rot90(read_image(plain), -1))
+    assert image_size(turned) == (6, 4)
+
+
 def test_damaged_exif_data_do_not_cost_the_photograph(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     for number, damaged in enumerate((b"Exif\0\0MM", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0nonsense")):

@@ -315,9 +315,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise InputError(f"image {path} is missing; run `neuralef data check` to see what else is")
     try:
-        with Image.open(path) as picture:
+        # Given a path, Pillow maps plain TIFF files into memory by the height and width of the turned image, and so
+        # garbles those that lie sideways.
+        with path.open("rb") as file, Image.open(file) as picture:
             yield picture
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except UnidentifiedImageError as error:
+        raise InputError(f"image {path} is damaged (it has no known format); replace the file") from error
+    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise InputError(f"image {path} is damaged ({error}); replace the file") from error
 
 
