@@ -250,9 +250,12 @@ def read_image(path: Path) -> np.ndarray:
     """Decode an image file to RGB, upright, shape ``(H, W, 3)``, uint8; ``InputError`` if missing or truncated.
 
     Cameras store a photograph as the sensor lay and note in its EXIF data how to turn it; viewers and tools for labels
-    turn it, and so does this. Deep greyscale is scaled to 8 bits.
+    turn it, and so does this. Deep greyscale is scaled to 8 bits; floating-point values have no known scale and are
+    refused.
     """
     picture = _open(path)
+    if picture.mode == "F":
+        raise InputError(f"image {path} holds floating-point values; save it with 8 or 16 bits a channel")
     if (turn := _TURNS.get(_orientation(picture))) is not None:
         picture = picture.transpose(turn)
     if picture.mode.startswith("I"):
