@@ -339,6 +339,12 @@ def test_deep_greyscale_is_scaled_to_eight_bits(tmp_path):
     assert read_image(tmp_path / "a.png")[0].tolist() == [[value] * 3 for value in (0, 0, 1, 128, 255)]
 
 
+def test_a_photograph_too_large_to_open_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(InputError, match=r"a\.png is too large .*; scale it down or cut it"):
+        image_size(save_image(tmp_path / "a.png"))
+
+
 def test_floating_point_photographs_are_refused(tmp_path):
     Image.fromarray(np.array([[0.2, 0.8]], np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(InputError, match=r"a\.tif holds floating-point values; save it with 8 or 16 bits"):

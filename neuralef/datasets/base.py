@@ -324,7 +324,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield picture
     except UnidentifiedImageError as error:
         raise InputError(f"image {path} is damaged (it has no known format); replace the file") from error
-    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"image {path} is too large ({error}); scale it down or cut it") from error
+    except (OSError, SyntaxError) as error:
         raise InputError(f"image {path} is damaged ({error}); replace the file") from error
 
 
