@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 BEYOND_US = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENOTDIR, errno.EEXIST),  # a file where a folder should be
+    errno.ENAMETOOLONG,  # of a photograph, whose map has a few bytes more
 )
-"""Errors of the system that the user can mend and we cannot: permissions, full disks, paths that lead nowhere."""
+"""Errors of the system that the user can mend and we cannot: permissions, full disks, paths too long or in the way."""
 
 LARGEST_SEED = 2**32 - 2
 """Seeds of batches and noise are 64 bits, half of them the number of the step."""

@@ -274,6 +274,15 @@ def test_unwritable_output_folder_is_named(monkeypatch, capsys, tmp_path):
     assert_one_error(*call(monkeypatch, capsys, *RUN, tmp_path / "file" / "out"), "file/out")
 
 
+def test_a_name_too_long_for_a_map_is_named(monkeypatch, capsys, tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / f"{'x' * 245}.png")
+    outcome = call(
+        monkeypatch, capsys, "segment", tmp_path / f"{'x' * 245}.png", "--dataset", "synthetic_scenes",
+        "--profile", "smoke", "--method", "kmeans", "--out", tmp_path / "maps",
+    )  # fmt: skip
+    assert_one_error(*outcome, "File name too long")
+
+
 def test_unusable_cache_is_named(monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "file" / "cache"))
