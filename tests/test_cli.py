@@ -244,7 +244,7 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         ((*AUDIT, "OUT", "--label-weight", "-2"), "-2"),
         (("data", "prepare", "moon"), "moon"),
         (("weights", "fetch", "moon"), "moon"),
-        (("segment", "nowhere.jpg", "--out", "OUT"), "nowhere.jpg"),
+        (("segment", "nowhere.jpg", "--out", "OUT"), "nowhere.jpg is missing; check the path"),
         (("segment", "OUT", "--out", "OUT"), "hold no photographs"),
         (("segment", "a/x.png", "b/x.png", "--out", "OUT"), "a/x.png and b/x.png would both write"),
         (("segment", "x.png", "x_overlay.jpg", "--out", "OUT"), "x_overlay.png"),

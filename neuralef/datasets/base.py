@@ -316,7 +316,7 @@ def _open(path: Path) -> Image.Image:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
-        raise InputError(f"image {path} is missing; run `neuralef data check` to see what else is")
+        raise InputError(f"image {path} is missing; check the path (`neuralef data check NAME` lists what else is)")
     try:
         # Given a path, Pillow maps plain TIFF files into memory by the height and width of the turned image, and so
         # garbles those that lie sideways.
@@ -335,7 +335,7 @@ def digest_files(root: Path, files: list[Path]) -> str:
     digest = sha256()
     for path in files:
         if not path.is_file():
-            raise InputError(f"file {path} is missing; run `neuralef data check` to see what else is")
+            raise InputError(f"file {path} is missing; check the path (`neuralef data check NAME` lists what else is)")
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
         digest.update(sha256(path.read_bytes()).digest())
     return digest.hexdigest()
