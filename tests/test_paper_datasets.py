@@ -462,6 +462,13 @@ def test_city_needs_a_login_and_says_how(tmp_path):
     assert GT_ZIP not in str(caught.value)
 
 
+def test_city_archives_in_the_wrong_folder_are_to_be_moved_not_deleted(tmp_path):
+    (tmp_path / "cityscapes").mkdir()
+    make_city_root(tmp_path / "cityscapes")
+    with pytest.raises(InputError, match=f"move .*/cityscapes/{GT_ZIP} and .*{IMAGE_ZIP} to {tmp_path}, delete "):
+        datasets.load("cityscapes_27", root=tmp_path)
+
+
 def test_city_archives_may_be_given(tmp_path, small):
     given = make_city_root(tmp_path)
     root = tmp_path / "root"

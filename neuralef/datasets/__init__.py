@@ -231,7 +231,10 @@ def _open_prepared(info: DatasetInfo, base: Path) -> FileDataset:
     try:
         return info.reader(base / info.folder)
     except InputError as error:
-        raise InputError(f"{error}; delete {base / info.folder} and run `{_command(info, base)}`") from error
+        folder = base / info.folder
+        inside = [path for source in info.sources if (path := source.found(folder))]
+        moved = f"move {' and '.join(map(str, inside))} to {base}, " if inside else ""
+        raise InputError(f"{error}; {moved}delete {folder} and run `{_command(info, base)}`") from error
 
 
 def _install(info: DatasetInfo, files: Sequence[Path], base: Path, *, thorough: bool) -> None:
