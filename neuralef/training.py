@@ -285,7 +285,10 @@ def _train_step(
 
 
 def schedules(config: Config, progress: float) -> tuple[float, float]:
-    """Temperature of the Gumbel-Softmax (3.5) and learning rate (4.1) when a share of all steps, 0 to 1, is taken."""
+    """Temperature of the Gumbel-Softmax (3.5) and learning rate (4.1) when a share of all steps, 0 to 1, is taken.
+
+    The paper names no last learning rate; it is 0 here, 1e-5 in the official ``train.py``.
+    """
     temperature = half_cosine(progress, config.temperature_start, config.temperature_end)
     return temperature, half_cosine(progress, config.learning_rate, 0.0)
 
