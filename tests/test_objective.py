@@ -73,6 +73,16 @@ def test_mean_rayleigh_quotient_of_exact_eigenvectors_is_their_eigenvalue():
     assert report.penalty < 1e-9
 
 
+@pytest.mark.parametrize("K", [1, 2, 5])
+def test_the_reported_penalty_is_the_mean_of_the_squared_entries_above_the_diagonal(K):
+    kappa = random_kernel(30)
+    psi = l2_batch_norm(torch.randn(30, K, generator=torch.Generator().manual_seed(5)) + 0.5)
+    report = neural_eigenfunction_objective(psi, kappa, orthogonality_weight=0.08)
+    Lambda = (psi.T @ torch.from_numpy(kappa.toarray()) @ psi / 30).numpy()
+    squares = [Lambda[i, j] ** 2 for j in range(K) for i in range(j)]
+    assert report.penalty.item() == pytest.approx(np.mean(squares) if squares else 0.0, rel=1e-5)
+
+
 def test_kernel_of_another_batch_is_refused():
     with pytest.raises(ValueError, match="same patches"):
         neural_eigenfunction_objective(torch.ones(10, 2), random_kernel(11), orthogonality_weight=0.08)
