@@ -78,7 +78,38 @@ def test_width_defaults_to_the_papers_3c():
     assert isinstance(psi.projection, torch.nn.Identity)
 
 
+def test_hidden_features_and_logits_are_those_of_pre_norm_blocks_written_out():
+    psi = Eigenfunctions(24, 5, width=16, depth=3, mlp_ratio=2.0, generator=seeded())
+    for module in psi.modules():
+        if isinstance(module, torch.nn.LayerNorm):  # all start alike
+            torch.nn.init.normal_(module.weight, generator=seeded(1))
+            torch.nn.init.normal_(module.bias, generator=seeded(2))
+    inputs = torch.randn(2, 10, 24, generator=seeded(3))
+
+    def normalised(x, norm):
+        return (x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True) * norm.weight + norm.bias
+
+    x = inputs @ psi.projection.weight.T + psi.projection.bias
+    assert len(psi.blocks) == 3
+    for block in psi.blocks:
+        x = x + block.attention(normalised(x, block.norm1))
+        wide = normalised(x, block.norm2) @ block.mlp[0].weight.T + block.mlp[0].bias
+        assert wide.shape[-1] == 32
+        x = x + F.gelu(wide) @ block.mlp[2].weight.T + block.mlp[2].bias
+    hidden = normalised(x, psi.norm)
+    torch.testing.assert_close(psi.hidden(inputs), hidden, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(psi(inputs), hidden @ psi.head.weight.T, rtol=1e-3, atol=1e-3)
+
+
+def test_initial_weights_keep_the_scale_of_their_inputs():
+    psi = Eigenfunctions(256, 5, width=128, depth=1, mlp_ratio=3.0, generator=seeded())
+    for layer in (psi.projection, psi.blocks[0].attention.qkv, *psi.blocks[0].mlp[::2]):
+        assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.02)
+        assert not layer.bias.any()
+
+
 def test_more_eigenfunctions_than_channels_are_refused():
+    assert Eigenfunctions(24, 16, width=16, generator=seeded()).head.weight.shape == (16, 16)
     with pytest.raises(InputError, match="17 eigenfunctions"):
         Eigenfunctions(24, 17, width=16, generator=seeded())
 
