@@ -1,3 +1,4 @@
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from reference import dense_feature_graph, dense_normalized_adjacency, dense_pixel_graph
 
 from neuralef import graph, loops
+from neuralef.config import Config
 from neuralef.errors import InputError
 
 
@@ -220,9 +222,48 @@ def test_one_patch_image_is_refused_by_name():
         graph.pixel_graph(torch.rand(2, 1, 1, 3))
 
 
-def test_negative_affinity_is_refused():
+def test_all_other_patches_of_an_image_may_be_pixel_neighbours_and_no_more():
+    _, colours = patches()
+    linked = graph.pixel_graph(colours, neighbors=(19, 2)).toarray()
+    np.testing.assert_array_equal(linked, np.kron(np.eye(2), 1 - np.eye(20)))
+    with pytest.raises(InputError, match=r"\(20, 2\) need more than 20 patches an image; there are 20"):
+        graph.pixel_graph(colours, neighbors=(20, 2))
+
+
+def test_an_affinity_with_a_negative_entry_or_that_is_not_square_is_refused():
+    affinity = graph.feature_graph(patches()[0].flatten(0, 2), 3)
+    with pytest.raises(ValueError, match="square"):
+        graph.normalized_adjacency(affinity[:10])
+    affinity.data[5] = -1e-3
     with pytest.raises(ValueError, match="non-negative"):
-        graph.normalized_adjacency(-graph.feature_graph(patches()[0].flatten(0, 2), 3))
+        graph.normalized_adjacency(affinity)
+
+
+def test_links_of_no_weight_are_no_neighbours():
+    """A patch whose only links are stored zeros has degree 0, and a row of zeros, not of 0 / 0."""
+    affinity = sp.csr_array((np.float32([1, 0, 1, 0, 0, 0]), [1, 2, 0, 2, 0, 1], [0, 2, 4, 6]), shape=(3, 3))
+    expected = [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    np.testing.assert_array_equal(graph.normalized_adjacency(affinity).toarray(), expected)
+    flat = patches()[0].flatten(0, 2)
+    graph_of_all = graph.feature_graph(flat, 39)
+    assert graph_of_all.nnz == np.count_nonzero(graph_of_all.toarray()) < 40 * 39
+
+
+def test_defaults_of_the_kernel_are_those_of_a_configuration():
+    defaults = {name: item.default for name, item in inspect.signature(graph.kernel).parameters.items()}
+    for name in ("feature_neighbors", "pixel_weight", "pixel_neighbors", "coordinate_weights"):
+        assert defaults[name] == getattr(Config(), name)
+    of_pixels = inspect.signature(graph.pixel_graph).parameters
+    assert of_pixels["neighbors"].default == Config().pixel_neighbors
+    assert of_pixels["coordinate_weights"].default == Config().coordinate_weights
+
+
+@pytest.mark.parametrize("neighbors", [50, 300])
+def test_first_thresholds_seldom_make_a_row_be_computed_again(neighbors):
+    unit = F.normalize(torch.randn(3000, 30, generator=torch.Generator().manual_seed(0)), dim=1)
+    nearer = (unit @ unit.T > torch.from_numpy(graph._first_thresholds(unit, neighbors))[:, None]).sum(dim=1) - 1
+    assert (nearer < neighbors).float().mean() < 0.02
+    assert nearer.float().mean() < 6 * neighbors
 
 
 @pytest.mark.parametrize("size", [1, 31, 33, 600])
