@@ -35,6 +35,16 @@ def test_kmeans_is_scikit_learns_and_repeats_exactly():
     np.testing.assert_array_equal(ours.values, kmeans.fit_kmeans(points, 7, seed=3).values)
 
 
+def test_iterations_and_restarts_are_scikit_learns():
+    points = np.random.default_rng(0).random((500, 4), dtype=np.float32)
+    wanted = ((2, 1), (2, 6), (50, 1))
+    found = [kmeans.fit_kmeans(points, 7, seed=3, iterations=i, restarts=n).values for i, n in wanted]
+    for values, (i, n) in zip(found, wanted, strict=True):
+        theirs = KMeans(7, n_init=n, max_iter=i, random_state=3).fit(points)
+        np.testing.assert_allclose(values, theirs.cluster_centers_, atol=1e-5)
+    assert all(np.abs(found[0] - other).max() > 1e-3 for other in found[1:])
+
+
 def test_many_points_are_as_well_clustered_as_by_lloyd_alone(monkeypatch):
     rng = np.random.default_rng(0)
     centres = 4 * rng.standard_normal((6, 5), dtype=np.float32)
@@ -81,6 +91,17 @@ def test_photographs_that_come_in_an_order_do_not_take_the_centroids_with_them(m
 def test_more_clusters_than_patches_are_refused():
     with pytest.raises(InputError, match="8 clusters were asked of 5 patches"):
         kmeans.fit_kmeans(np.zeros((5, 2), np.float32), 8, seed=0)
+    points = np.random.default_rng(0).random((5, 2), dtype=np.float32)
+    assert sorted(kmeans.fit_kmeans(points, 5, seed=0).values.tolist()) == sorted(points.tolist())
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_clusters_that_no_point_joins_stay_where_they_are(monkeypatch):
+    """As where photographs are of one colour: fewer points differ than there are clusters."""
+    monkeypatch.setattr(kmeans, "LLOYD_PATCHES", 20)
+    points = np.repeat(np.float32([[0, 0], [1, 0], [0, 1]]), 30, axis=0)
+    found = kmeans.fit_kmeans(points, 8, seed=0)
+    np.testing.assert_allclose(found.values[found.assign(points)], points, atol=1e-6)
 
 
 def test_more_clusters_than_patches_that_start_are_refused(monkeypatch):
