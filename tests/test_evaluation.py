@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
 from neuralef.evaluation import (
+    confusion,
     image_counts,
     match_hungarian,
     match_majority,
@@ -25,10 +26,17 @@ def test_pixels_are_counted_by_hand_and_ignored_ones_left_out():
     assert image_counts(clusters, labels, 3, 2).tolist() == [[1, 1], [0, 1], [0, 2]]
 
 
-@pytest.mark.parametrize(("clusters", "labels"), [([[5]], [[0]]), ([[0]], [[3]])])
+@pytest.mark.parametrize(
+    ("clusters", "labels"), [([[5]], [[0]]), ([[-1]], [[0]]), ([[0]], [[3]]), ([[0]], [[4]]), ([[0]], [[-1]])]
+)
 def test_ids_out_of_range_are_refused(clusters, labels):
     with pytest.raises(ValueError, match="must be below"):
         image_counts(np.array(clusters), np.array(labels), 5, 3)
+
+
+def test_clusters_and_labels_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"clusters have shape \(2, 3\), labels \(3, 2\)"):
+        image_counts(np.zeros((2, 3), int), np.zeros((3, 2), int), 5, 3)
 
 
 def test_as_many_classes_as_labels_can_name_leave_room_for_ignored_pixels():
@@ -36,6 +44,10 @@ def test_as_many_classes_as_labels_can_name_leave_room_for_ignored_pixels():
     counts = image_counts(np.zeros((1, 3), np.uint16), labels, 1, 255)
     assert counts[0].nonzero()[0].tolist() == [0, 254]
     assert counts.sum() == 2
+
+
+def test_confusion_has_predictions_in_rows_and_truth_in_columns():
+    assert confusion(np.array([[3, 1], [2, 4], [1, 0]]), np.array([1, 0, 1])).tolist() == [[2, 4], [4, 1]]
 
 
 def test_majority_and_max_iou_differ_where_a_rare_class_is_swallowed():
