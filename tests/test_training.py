@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from neuralef import training
+from neuralef import graph, training
 from neuralef.config import Config
-from neuralef.eigenfunctions import Eigenfunctions
+from neuralef.eigenfunctions import Eigenfunctions, gumbel_softmax, l2_batch_norm
 from neuralef.errors import InputError
+from neuralef.objective import neural_eigenfunction_objective
 
 CONFIG = Config(width=16, feature_neighbors=8, epochs=4, batch_images=2, pixel_neighbors=(4, 2))
 
@@ -88,6 +89,53 @@ def test_every_image_enters_once_an_epoch(store):
     order = training.epoch_order(len(store), seed=0, epoch=0)
     assert sorted(order) == list(range(len(store)))
     assert not np.array_equal(order, training.epoch_order(len(store), seed=0, epoch=1))
+
+
+def test_batches_are_what_seed_and_step_say(store):
+    kernel = {"feature_neighbors": 5, "pixel_weight": 0.7, "pixel_neighbors": (3, 1), "coordinate_weights": (1.0, 0.5)}
+    config = replace(CONFIG, patch_stride=2, temperature_start=2.0, temperature_end=0.5, **kernel)
+    total = training.total_steps(store, config)
+    assert total == 4 * 3
+    batches = [training.batch_at(store, config, seed=2, step=step) for step in range(total)]
+    for step, batch in enumerate(batches):
+        assert (batch.step, batch.epoch) == (step, step // 3)
+        levels = store.levels(batch.images)[:, batch.rows, batch.columns]
+        colours = store.colours(batch.images)[:, batch.rows, batch.columns]
+        assert levels.shape[1:3] == (4, 4)
+        assert torch.equal(batch.levels, levels)
+        expected = graph.kernel(levels[..., -store.channels[-1] :], colours, **kernel)
+        np.testing.assert_array_equal(batch.kappa.toarray(), expected.toarray())
+        assert batch.temperature == training.half_cosine(step / total, 2.0, 0.5)
+        assert batch.learning_rate == training.half_cosine(step / total, config.learning_rate, 0.0)
+    epochs = [np.concatenate([batch.images for batch in batches[first : first + 3]]) for first in range(0, total, 3)]
+    assert all(sorted(images) == list(range(6)) for images in epochs)
+    assert len({tuple(images) for images in epochs}) == 4
+    assert len({(batch.rows.start, batch.columns.start) for batch in batches}) == 4
+
+
+@pytest.mark.parametrize("quantise", [True, False])
+def test_training_is_its_steps_written_out(store, quantise):
+    config = replace(CONFIG, epochs=2, quantise=quantise, orthogonality_weight=3.0, trace_scale=0.5)
+    psi = training.new_psi(store, config, 4, seed=2)
+    adam = torch.optim.Adam(psi.parameters(), fused=True)
+    losses = []
+    for step in range(6):
+        batch = training.batch_at(store, config, seed=2, step=step)
+        adam.param_groups[0]["lr"] = batch.learning_rate
+        values = psi(batch.levels.flatten(1, 2)).flatten(0, 1)
+        if quantise:
+            values = gumbel_softmax(values, temperature=batch.temperature, generator=training.noise_of(2, step))
+        objective = neural_eigenfunction_objective(
+            l2_batch_norm(values), batch.kappa, orthogonality_weight=3.0 * 256 / 4, trace_scale=0.5
+        )
+        psi.zero_grad()
+        objective.loss.backward()
+        adam.step()
+        losses.append((objective.loss.item(), objective.rayleigh.mean().item(), objective.penalty.item()))
+    found = training.train(store, config, num_eigenfunctions=4, seed=2, progress=False)
+    assert [(step.loss, step.mean_rayleigh, step.penalty) for step in found.history] == losses
+    assert same(psi.state_dict(), found.psi.state_dict())
+    assert not found.psi.training
 
 
 def test_training_raises_the_rayleigh_quotients(store):
