@@ -77,6 +77,8 @@ def test_difference_is_that_of_the_literal_version():
         np.mean([literal_mean_iou(run.sum(axis=0)) for run in second])
         - np.mean([literal_mean_iou(run.sum(axis=0)) for run in first])
     )
+    by_default = paired_difference_interval(first, second, draws=50, seed=4)
+    assert (by_default.low, by_default.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
 
 
 def test_tables_too_large_to_hold_at_once_change_nothing(monkeypatch):
@@ -133,7 +135,9 @@ def test_no_draws_are_refused(draws):
         bootstrap_interval(tables(2), draws=draws)
 
 
-@pytest.mark.parametrize(("other", "common"), [((0.3, 0.5), True), ((0.2, 0.4), True), ((0.41, 0.5), False)])
+@pytest.mark.parametrize(
+    ("other", "common"), [((0.3, 0.5), True), ((0.4, 0.5), True), ((0.1, 0.2), True), ((0.41, 0.5), False)]
+)
 def test_intervals_that_touch_overlap(other, common):
     first, second = Interval(0.3, 0.2, 0.4), Interval(0.4, *other)
     assert first.overlaps(second) == second.overlaps(first) == common
