@@ -61,6 +61,15 @@ def test_planted_clusters_are_recovered_exactly():
     assert normalized_mutual_info_score(labels, found) == pytest.approx(1.0)
 
 
+def test_partition_is_kmeans_on_rows_of_unit_length():
+    kappa, _ = planted_kernel(sizes=(5, 10, 60), seed=3)
+    _, vectors = spectral.principal_eigenvectors(kappa, 6)
+    rows = np.stack([row / np.sqrt((row**2).sum()) for row in vectors]).astype(np.float32)
+    np.testing.assert_allclose(spectral.unit_rows(vectors), rows, rtol=1e-6)
+    expected = fit_kmeans(rows, 6, seed=2, restarts=spectral.RESTARTS).assign(rows)
+    np.testing.assert_array_equal(spectral.spectral_clustering(kappa, 6, seed=2), expected)
+
+
 def test_partition_agrees_with_scikit_learn_on_a_real_kernel_shape():
     features = torch.randn(120, 6, generator=torch.Generator().manual_seed(0)).abs()
     features[:60, :3] += 4
@@ -128,6 +137,14 @@ def test_extension_is_the_formula_summed_term_by_term(landmarks, monkeypatch):
     monkeypatch.setattr(spectral, "PATCHES_AT_ONCE", 4)
     np.testing.assert_allclose(found.extend(new), expected, atol=1e-6)
     np.testing.assert_allclose(found.extend(3 * new), expected, atol=1e-6)
+
+
+def test_nearest_landmarks_that_point_the_other_way_have_no_affinity():
+    labels = torch.arange(60) % 5
+    found = spectral.landmark_eigenvectors(directions(labels, 0, noise=0.35), 4, neighbors=50)
+    new = directions(labels[:7], 1, noise=0.35)
+    assert (found.nearest_rows(new).toarray() > 0).sum(axis=1).max() < 50
+    np.testing.assert_allclose(found.extend(new), [nystroem(found, patch) for patch in new], atol=1e-6)
 
 
 def test_new_patches_join_their_planted_cluster():
