@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+import torch.nn.functional as F
 from sklearn.metrics import normalized_mutual_info_score
 
 from neuralef import deep_spectral
@@ -11,6 +12,7 @@ from neuralef.config import Config
 from neuralef.deep_spectral import Cut, fit_deep_spectral
 from neuralef.errors import InputError
 from neuralef.graph import pixel_graph
+from neuralef.kmeans import fit_kmeans
 
 CONFIG = Config(deep_spectral_eigenvectors=3, deep_spectral_segments=4)
 CUT = Cut(eigenvectors=3, segments=4, colour_weight=10.0, seed=0)
@@ -90,6 +92,39 @@ def test_planted_clusters_are_recovered_across_images(planted_store):
 
 def _images(store):
     return zip(store.high(slice(None)), store.colours(slice(None)), strict=True)
+
+
+def test_fit_and_logits_are_the_steps_written_out(store):
+    config = replace(CONFIG, deep_spectral_segments=6, kmeans_iterations=3)
+    head = fit_deep_spectral(store, config, num_clusters=5, seed=7, progress=False)
+    assert head.cut == Cut(eigenvectors=3, segments=6, colour_weight=config.deep_spectral_colour_weight, seed=7)
+    torch.testing.assert_close(head.mean, store.high(slice(None)).mean(dim=(0, 1, 2)), rtol=1e-4, atol=1e-5)
+    cuts = [torch.from_numpy(head.cut(high, colours)) for high, colours in _images(store)]
+    of_images = [
+        torch.stack([F.normalize(high[cut == segment].mean(dim=0) - head.mean, dim=0) for segment in cut.unique()])
+        for high, cut in zip(store.high(slice(None)), cuts, strict=True)
+    ]
+    centroids = fit_kmeans(torch.cat(of_images).numpy(), 5, seed=7, iterations=3)
+    np.testing.assert_allclose(head.centroids.values, centroids.values, atol=1e-5)
+    logits = head.image_logits(store.levels(slice(None)), store.colours(slice(None)))
+    for one, cut, points in zip(logits, cuts, of_images, strict=True):
+        torch.testing.assert_close(one, head.centroids.logits(points)[cut], rtol=1e-4, atol=1e-4)
+
+
+def test_segments_are_kmeans_on_all_eigenvectors_but_the_constant_one(store):
+    (high, colours), *_ = _images(store)
+    affinity = deep_spectral.image_affinity(high, colours, 10.0)
+    vectors = deep_spectral.laplacian_eigenvectors(affinity, 4)[:, 1:].astype(np.float32)
+    expected = fit_kmeans(vectors, 8, seed=2).assign(vectors).reshape(8, 8)
+    np.testing.assert_array_equal(replace(CUT, segments=8, seed=2)(high, colours), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_segments_that_no_patch_joins_leave_no_gap():
+    two_colours = torch.eye(2)[torch.arange(64).view(8, 8) % 8 // 4]
+    segments = Cut(eigenvectors=1, segments=6, colour_weight=0.0, seed=0)(two_colours, None)
+    assert sorted(set(segments.ravel())) == list(range(segments.max() + 1))
+    assert deep_spectral.segment_features(two_colours, segments).isfinite().all()
 
 
 def test_an_image_does_not_depend_on_those_beside_it(planted_store):
