@@ -55,6 +55,7 @@ def test_one_method_above_another(ours, kmeans, outcome):
         ([0.500, 0.501, 0.502], [0.600, 0.601, 0.602], "does not hold", "holds"),
         ([0.600, 0.601, 0.602], [0.500, 0.501, 0.502], "does not hold", "holds"),
         ([0.500, 0.520, 0.540], [0.540, 0.520, 0.500], "within seed noise", "within seed noise"),
+        ([0.508, 0.512, 0.516], [0.500, 0.500, 0.500], "within seed noise", "within seed noise"),  # 0.002 to 0.022
     ],
 )
 def test_within_a_tolerance_and_beyond_it_are_opposites(first, second, alike, apart):
@@ -74,9 +75,10 @@ def test_every_pair_must_hold_and_one_apart_is_enough():
 
 
 def test_noise_in_one_pair_leaves_the_whole_undecided():
-    clear, noisy = two([0.5, 0.5], [0.4, 0.4]), two([0.5, 0.3], [0.4, 0.4]).assign(backbone="c")
+    clear, noisy = two([0.5, 0.5, 0.5], [0.4, 0.4, 0.4]), two([0.5, 0.3], [0.4, 0.4]).assign(backbone="c")
     assert OVER.judge(clear).outcome == "holds"
-    assert OVER.judge(pd.concat([clear, noisy])).outcome == "within seed noise"
+    verdict = OVER.judge(pd.concat([clear, noisy]))
+    assert (verdict.outcome, verdict.seeds) == ("within seed noise", 2)
 
 
 def test_what_is_not_there_is_not_run():
@@ -123,6 +125,11 @@ def test_rising_compares_neighbours_by_number_within_a_range():
     assert found == [(128, 64), (256, 128)]
     found = [(a.clusters, b.clusters) for a, b in rises("clusters", above=256)(settings(clusters=[64, 256, 512]))]
     assert found == [(512, 256)]
+
+
+def test_the_number_of_a_setting_is_the_one_behind_its_name():
+    found = [(a.setting, b.setting) for a, b in rises("setting")(settings(setting=["a=10", "a=0.5", "a=2"]))]
+    assert found == [("a=2", "a=0.5"), ("a=10", "a=2")]
 
 
 def test_every_two_settings_that_are_alike_otherwise():
