@@ -26,8 +26,8 @@ BEYOND_US = (
 )
 """Errors of the system that the user can mend and we cannot: permissions, full disks, paths too long or in the way."""
 
-LARGEST_SEED = 2**32 - 2
-"""Seeds of batches and noise are 64 bits, half of them the number of the step."""
+LARGEST_SEED = 2**32 - 1
+"""Generators of torch on a processor, and those of scikit-learn, take 32 bits."""
 
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ends, as shells have it."""
