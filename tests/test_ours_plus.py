@@ -54,17 +54,17 @@ def test_without_its_parts_it_is_kmeans_on_angles_of_hidden_features(store, head
 
 
 def test_fit_is_kmeans_on_angles_and_the_best_of_several_starts(store, head):
-    hidden = torch.from_numpy(sample_hidden(store, head.psi, CONFIG, 0, progress=False))
+    head = fit_plus(store, head.psi, CONFIG, num_clusters=6, seed=3, progress=False)
+    hidden = torch.from_numpy(sample_hidden(store, head.psi, CONFIG, 3, progress=False))
     torch.testing.assert_close(head.mean, hidden.mean(dim=0))
     angles = F.normalize(hidden - head.mean, dim=-1)
-    one, best = (fit_kmeans(angles.numpy(), 6, seed=0, iterations=5, restarts=n).values for n in (1, RESTARTS))
+    one, best = (fit_kmeans(angles.numpy(), 6, seed=3, iterations=5, restarts=n).values for n in (1, RESTARTS))
     np.testing.assert_allclose(head.centroids.values, best, atol=1e-6)
 
     def inertia(values):
         return torch.cdist(angles, torch.from_numpy(values)).min(dim=1).values.square().sum().item()
 
-    assert RESTARTS > 1
-    assert inertia(best) <= inertia(one)
+    assert inertia(best) < 0.95 * inertia(one)  # so that a single start would be noticed
 
 
 def test_it_comes_back_from_its_tensors(store, head):
