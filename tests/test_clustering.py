@@ -10,7 +10,8 @@ from sklearn.metrics import normalized_mutual_info_score
 from neuralef import clustering, training
 from neuralef.config import Config
 from neuralef.errors import InputError
-from neuralef.kmeans import Centroids
+from neuralef.kmeans import Centroids, fit_kmeans
+from neuralef.spectral import RESTARTS
 
 CONFIG = Config(width=16, feature_neighbors=8, epochs=1, batch_images=2, kmeans_patches=200)
 
@@ -39,6 +40,47 @@ def test_hidden_kmeans_clusters_what_feeds_the_head(store):
     np.testing.assert_array_equal(head.logits(levels)[0].flatten(0, 1).argmax(1).numpy(), distance.argmin(1))
 
 
+def sampled(features, patches, seed):
+    """As many patches from each image, drawn image by image."""
+    rng = np.random.default_rng(seed)
+    kept = patches // len(features)
+    return np.concatenate([image[np.sort(rng.choice(64, kept, replace=False))] for image in features.flatten(1, 2)])
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_feature_kmeans_is_kmeans_on_the_high_level_of_a_sample(store, centred):
+    config = replace(CONFIG, kmeans_iterations=3)
+    settings = {"num_clusters": 5, "seed": 2, "centred": centred, "restarts": 4, "progress": False}
+    head = clustering.fit_feature_kmeans(store, config, **settings)
+    high = store.high(slice(None))
+    mean = high.mean(dim=(0, 1, 2))
+    if centred:
+        torch.testing.assert_close(head.mean, mean, rtol=1e-4, atol=1e-5)
+        high = F.normalize(high - head.mean, dim=-1)
+    expected = fit_kmeans(sampled(high, 200, seed=2), 5, seed=2, iterations=3, restarts=4)
+    np.testing.assert_allclose(head.centroids.values, expected.values, atol=1e-5)
+
+
+def test_logits_of_ours_are_those_of_psi(store):
+    psi = training.new_psi(store, CONFIG, 4, seed=0).eval()
+    levels = store.levels(slice(0, 3))[:, :, :5]
+    found = clustering.EigenfunctionHead(psi).logits(levels)
+    assert found.shape == (3, 8, 5, 4)
+    torch.testing.assert_close(found.flatten(1, 2), psi(levels.flatten(1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_of_psi_run_in_the_precision_asked_for(store):
+    config = replace(CONFIG, precision="bfloat16")
+    psi = training.new_psi(store, config, 4, seed=0).eval()
+    levels = store.levels(slice(0, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = psi.hidden(levels.flatten(1, 2)).float()
+    assert torch.equal(clustering.hidden_features(psi, levels, "bfloat16").flatten(1, 2), hidden)
+    assert not torch.equal(clustering.hidden_features(psi, levels, "float32").flatten(1, 2), hidden)
+    head = clustering.fit_hidden_kmeans(store, psi, config, num_clusters=4, seed=0, progress=False)
+    assert head.precision == "bfloat16"
+
+
 def test_kmeans_patches_limits_the_sample_evenly(store):
     points = clustering._sample(store, 200, 0, store.high, progress=False)
     assert points.shape == (200 // len(store) * len(store), store.channels[-1])
@@ -47,6 +89,8 @@ def test_kmeans_patches_limits_the_sample_evenly(store):
 def test_of_wider_features_fewer_patches_are_clustered(store, monkeypatch):
     monkeypatch.setattr(clustering, "SAMPLED_NUMBERS", 3 * len(store) * store.channels[-1])
     assert len(clustering._sample(store, 200, 0, store.high, progress=False)) == 3 * len(store)
+    monkeypatch.setattr(clustering, "SAMPLED_NUMBERS", 1)
+    assert len(clustering._sample(store, 200, 0, store.high, progress=False)) == len(store)
 
 
 def test_of_more_images_than_patches_some_give_one_each(store):
@@ -68,6 +112,10 @@ def test_pca_keeps_what_scikit_learn_keeps(store):
     distance = ((pca.transform(prepared)[:, None] - head.centroids.values[None]) ** 2).sum(-1)
     found = head.logits(store.levels(slice(None))).flatten(0, 2).argmax(1).numpy()
     np.testing.assert_array_equal(found, distance.argmin(1))
+    # Centroids are means of what they cluster, as far as the iterations went: in the same coordinates, not beside them.
+    projected = pca.transform(prepared[np.concatenate(chosen)])
+    expected = fit_kmeans(projected, 4, seed=0, iterations=config.kmeans_iterations)
+    np.testing.assert_allclose(np.abs(head.centroids.values), np.abs(expected.values), atol=1e-3)
 
 
 def test_all_components_are_a_rotation_that_changes_no_cluster(store):
@@ -98,6 +146,9 @@ def test_spectral_logits_are_those_of_kmeans_on_unit_rows_of_eigenfunctions(stor
     config = replace(CONFIG, spectral_landmarks=120, spectral_neighbors=7)
     head = clustering.fit_spectral(store, config, num_clusters=4, seed=0, progress=False)
     assert len(head.landmarks.features) == 120
+    of_landmarks = head.landmarks.eigenvectors / np.linalg.norm(head.landmarks.eigenvectors, axis=1, keepdims=True)
+    expected = fit_kmeans(of_landmarks, 4, seed=0, iterations=config.kmeans_iterations, restarts=RESTARTS)
+    np.testing.assert_allclose(head.centroids.values, expected.values, atol=1e-5)
     levels = store.levels(slice(1, 3))
     prepared = F.normalize(levels[..., -store.channels[-1] :] - head.mean, dim=-1).flatten(0, 2)
     rows = head.landmarks.extend(prepared)
