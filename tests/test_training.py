@@ -91,6 +91,15 @@ def test_every_image_enters_once_an_epoch(store):
     assert not np.array_equal(order, training.epoch_order(len(store), seed=0, epoch=1))
 
 
+def test_psi_is_built_as_the_configuration_and_the_seed_say(store):
+    psi = training.new_psi(store, replace(CONFIG, depth=3, mlp_ratio=2.5), 4, seed=0)
+    assert [block.mlp[0].weight.shape for block in psi.blocks] == [(40, 16)] * 3
+    assert psi.projection.weight.shape == (16, 32)
+    again, other = (training.new_psi(store, CONFIG, 4, seed=seed).projection.weight for seed in (0, 1))
+    assert torch.equal(psi.projection.weight, again)
+    assert not torch.equal(again, other)
+
+
 def test_batches_are_what_seed_and_step_say(store):
     kernel = {"feature_neighbors": 5, "pixel_weight": 0.7, "pixel_neighbors": (3, 1), "coordinate_weights": (1.0, 0.5)}
     config = replace(CONFIG, patch_stride=2, temperature_start=2.0, temperature_end=0.5, **kernel)
