@@ -80,11 +80,12 @@ def test_width_defaults_to_the_papers_3c():
 
 def test_hidden_features_and_logits_are_those_of_pre_norm_blocks_written_out():
     psi = Eigenfunctions(24, 5, width=16, depth=3, mlp_ratio=2.0, generator=seeded())
+    generator = seeded(1)
     for module in psi.modules():
         if isinstance(module, torch.nn.LayerNorm):  # all start alike
-            torch.nn.init.normal_(module.weight, generator=seeded(1))
-            torch.nn.init.normal_(module.bias, generator=seeded(2))
-    inputs = torch.randn(2, 10, 24, generator=seeded(3))
+            torch.nn.init.normal_(module.weight, generator=generator)
+            torch.nn.init.normal_(module.bias, generator=generator)
+    inputs = torch.randn(2, 10, 24, generator=generator)
 
     def normalised(x, norm):
         return (x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True) * norm.weight + norm.bias
