@@ -207,6 +207,9 @@ def run_steps(
 
     Returns:
         All steps, and the seconds they took.
+
+    Raises:
+        InputError: If a loss, or a weight in the end, is not finite: what such a network gives is no result.
     """
     history, seconds_before = _resume(folder, network, optimizer, step_type) if folder else ([], 0.0)
     if 0 < len(history) < total:
@@ -215,12 +218,21 @@ def run_steps(
     bar = tqdm(range(len(history), total), desc=description, unit="step", disable=not progress or len(history) == total)
     for step in bar:
         done = take_step(step=step)
+        if not math.isfinite(done.loss) or (step + 1 == total and not _is_finite(network)):
+            raise InputError(
+                f"{description}: diverged, step {step + 1} of {total} has loss {done.loss} or leaves weights that are "
+                "not finite; lower learning_rate, or take other settings that are far from their defaults back"
+            )
         history.append(done)
         bar.set_postfix(loss=f"{done.loss:.4f}", rayleigh=f"{done.mean_rayleigh:.3f}", refresh=False)
         seconds = seconds_before + perf_counter() - began
         if folder and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
             _save(folder, network, optimizer, history, seconds)
     return history, seconds
+
+
+def _is_finite(network: nn.Module) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in network.parameters())
 
 
 def total_steps(store: FeatureStore, config: Config) -> int:

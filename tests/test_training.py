@@ -191,6 +191,14 @@ def test_patch_stride_still_trains_every_function(store):
     assert all(np.isfinite(step.loss) for step in result.history)
 
 
+@pytest.mark.parametrize(("changes", "epochs"), [({"learning_rate": 1e20}, 4), ({"temperature_start": 1e-30}, 1)])
+def test_a_psi_that_is_no_longer_finite_is_refused_and_not_kept(store, tmp_path, changes, epochs):
+    config = replace(CONFIG, **changes, epochs=epochs, batch_images=len(store) if epochs == 1 else 2)
+    with pytest.raises(InputError, match=r"seed 0: diverged, step \d of"):
+        training.train(store, config, num_eigenfunctions=4, seed=0, folder=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_standardised_inputs_make_psi_blind_to_scale_and_offset_of_a_channel(store):
     config = replace(CONFIG, standardise_inputs=True)
     mean, deviation = store.channel_statistics
