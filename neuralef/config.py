@@ -1,7 +1,6 @@
 """Hyper-parameters, one field for each of the paper's, and the profiles that set them."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -23,6 +22,9 @@ WITHOUT_BFLOAT16 = "in float32: this processor has no products in bfloat16"
 
 FEATURE_FIELDS = ("image_size", "blocks", "high_level", "checkpoint", "precision", "device")
 """Fields that stored features depend on; ``precision`` and ``device`` are psi's as well."""
+
+LEAST, MOST = 1e-9, 1e9
+"""Numbers between which float32 has room for what becomes of them: squares, quotients, exponentials."""
 
 EVALUATION_FIELDS = ("protocol", "window", "window_stride", "crf")
 """Fields that only say how a fitted method is applied and scored; ``short_side`` too, unless training augments."""
@@ -121,14 +123,14 @@ class Config:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1, or none")
         for name in ("learning_rate", "temperature_start", "temperature_end", "trace_scale", "mlp_ratio"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
+            if not LEAST <= getattr(self, name) <= MOST:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be between {LEAST:g} and {MOST:g}")
         for name in ("pixel_weight", "orthogonality_weight", "deep_spectral_colour_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative, and finite")
+            if not 0 <= getattr(self, name) <= MOST:
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative, and at most {MOST:g}")
         for name in ("pixel_neighbors", "coordinate_weights"):
-            if not all(0 <= value < math.inf for value in getattr(self, name)):
-                raise InputError(f"{name} is {getattr(self, name)}; none may be negative, and all must be finite")
+            if not all(0 <= value <= MOST for value in getattr(self, name)):
+                raise InputError(f"{name} is {getattr(self, name)}; none may be negative, or above {MOST:g}")
         if len(self.pixel_neighbors) != len(self.coordinate_weights):
             raise InputError(
                 f"pixel_neighbors {self.pixel_neighbors} and coordinate_weights {self.coordinate_weights} must have "
@@ -301,10 +303,25 @@ def _parse(name: str, value: Any, hint: Any) -> Any:
     try:
         return _convert(value, kind)
     except (TypeError, ValueError, KeyError) as error:
-        expected = (
-            " or ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else getattr(kind, "__name__", kind)
-        )
-        raise InputError(f"{name} is {value!r}; it must be {expected}") from error
+        none = ", or none" if type(None) in kinds else ""
+        raise InputError(f"{name} is {value!r}; it must be {_called(kind)}{none}") from error
+
+
+def _called(kind: Any) -> str:
+    """What a type allows, in words."""
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"{_KINDS[get_args(kind)[0]][1]} separated by commas"
+    return _KINDS[kind][0]
+
+
+_KINDS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", ""),
+    str: ("text", ""),
+}
 
 
 def _convert(value: Any, kind: Any) -> Any:

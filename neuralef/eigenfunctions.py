@@ -135,7 +135,8 @@ class Eigenfunctions(nn.Module):
         generator: Source of the initial weights.
 
     Raises:
-        InputError: If there are more eigenfunctions than channels: the head's rows could not be orthogonal.
+        InputError: If there are more eigenfunctions than channels: the head's rows could not be orthogonal. If the MLPs
+            would have no hidden channel.
     """
 
     def __init__(
@@ -153,6 +154,8 @@ class Eigenfunctions(nn.Module):
         width = width or in_channels
         if num_eigenfunctions > width:
             raise InputError(f"{num_eigenfunctions} eigenfunctions need a width of at least as many; it is {width}")
+        if int(width * mlp_ratio) < 1:
+            raise InputError(f"mlp_ratio is {mlp_ratio}, which leaves no hidden channel of {width}; raise it")
         self.standardise = nn.Identity() if input_statistics is None else Standardise(*input_statistics)
         self.projection = nn.Identity() if width == in_channels else nn.Linear(in_channels, width)
         self.blocks = nn.Sequential(*(Block(width, mlp_ratio) for _ in range(depth)))

@@ -158,6 +158,11 @@ def test_updating_leaves_the_other_fields_and_the_original():
         ("deep_spectral_colour_weight", "-1"),
         ("pixel_neighbors", "-3,5"),
         ("coordinate_weights", "nan,1"),
+        ("coordinate_weights", "1e+30,1.0"),  # squares of distances overflow, and no patch has a neighbour
+        ("pixel_weight", "1e+30"),
+        ("temperature_start", "1e-30"),
+        ("trace_scale", "1e+300"),
+        ("deep_spectral_colour_weight", "1e+300"),
         ("protocol", "crop"),
         ("short_side", "0"),
         ("window", "-1"),
@@ -173,6 +178,22 @@ def test_a_bad_value_is_named_with_its_field(field, value):
     assert field in message
     for part in str(value).split(","):
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("epochs", "many", "a whole number"),
+        ("width", "wide", "a whole number, or none"),
+        ("learning_rate", "fast", "a number"),
+        ("quantise", "maybe", "true or false"),
+        ("blocks", "a", "whole numbers separated by commas, or none"),
+        ("coordinate_weights", "", "numbers separated by commas"),
+    ],
+)
+def test_what_a_field_takes_is_said_in_words(field, value, expected):
+    with pytest.raises(InputError, match=f"^{field} is '{value}'; it must be {expected}$"):
+        Config().updated({field: value})
 
 
 def test_an_unknown_field_is_named_with_the_known_ones():

@@ -177,3 +177,8 @@ def test_orthonormal_rows_are_gram_schmidt_of_the_rows():
 def test_orthonormal_rows_pass_the_gradient():
     weight = torch.randn(3, 5, generator=seeded(), dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(OrthonormalRows(), weight)
+
+
+def test_an_mlp_without_hidden_channels_is_refused():
+    with pytest.raises(InputError, match=r"mlp_ratio is 0\.01, which leaves no hidden channel of 32"):
+        Eigenfunctions(8, 4, width=32, mlp_ratio=0.01, generator=seeded())
