@@ -54,7 +54,7 @@ from neuralef.intervals import (
 )
 from neuralef.paths import cache_root
 from neuralef.reporting import METHOD_TITLES, mean_and_interval, mean_and_spread
-from neuralef.results import COLUMNS, append_rows, parameter_columns
+from neuralef.results import COLUMNS, append_rows, check_columns, parameter_columns
 
 FILE = "audit.csv"
 # Variants differ in labels, never in photographs: what is trained on is always what is evaluated.
@@ -272,8 +272,9 @@ def run_audit(
         if given != value:
             raise InputError(f"{name} is {given}, but an audit counts the pixels of crops; set {name}={value}")
     ensure_writable_folder(out)
+    check_columns(out / FILE, AUDIT_COLUMNS)  # now, not after the first training
     audit = Audit(bench or open_workbench(experiments[0], progress=progress), out, label_weight, progress)
-    work = [(experiment, variant) for experiment in experiments for variant in variants]
+    work = [(experiment, variant) for experiment in experiments for variant in dict.fromkeys(variants)]
     if any(variant != "none" and audit.missing(experiment, variant) for experiment, variant in work):
         audit.labels(experiments[0].config)  # a missing label is to be met now, not after the first training
     bar = tqdm(work, desc=f"audit of {audit.bench.dataset_name}", unit="training", disable=not progress)

@@ -41,7 +41,7 @@ from neuralef.paths import cache_root
 from neuralef.precision import require
 from neuralef.protocols import Sliding
 from neuralef.provenance import digest as _digest
-from neuralef.results import ResultRow, append_classes, append_rows, parameter_columns
+from neuralef.results import CLASS_COLUMNS, ResultRow, append_classes, append_rows, check_columns, parameter_columns
 from neuralef.segmentation import Segmenter, joint_logits, merged_maps, segment_store, store_windows
 from neuralef.training import Training, train
 
@@ -493,6 +493,8 @@ def _run(
         _check_same_features(first, bench)
     crf.require(first.config.crf)
     ensure_writable_folder(out)
+    check_columns(out / "results.csv")  # now, not after the first fit
+    check_columns(out / "per_class.csv", CLASS_COLUMNS)
     bench = bench or open_workbench(first, progress=progress)
     jobs: list[_Job] = []
     rows: dict[str, list[ResultRow]] = {}

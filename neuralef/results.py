@@ -92,14 +92,9 @@ def append_rows(
             )
     ensure_writable_folder(path.parent)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        existing = path.read_text() if path.is_file() else ""
+        existing = _existing(path, columns)
         if existing and not existing.endswith("\n"):  # an editor took the last line's end away
             existing += "\n"
-        header = next(csv.reader(io.StringIO(existing)), None)
-        if header is not None and tuple(header) != tuple(columns):
-            raise InputError(
-                f"{path} has other columns than this version writes; move it away or choose another folder"
-            )
         existing = _whole_rows(path, existing)
         known = {tuple(entry[name] for name in key) for entry in csv.DictReader(io.StringIO(existing))}
         new = []
@@ -111,17 +106,42 @@ def append_rows(
         if new:
             text = io.StringIO()
             writer = csv.DictWriter(text, columns, lineterminator="\n")
-            if header is None:
+            if not existing:
                 writer.writeheader()
             writer.writerows(new)
             write_text(path, existing + text.getvalue())
     return len(new)
 
 
+def check_columns(path: Path, columns: Sequence[str] = COLUMNS) -> None:
+    """Raise the ``InputError`` of :func:`append_rows` for a file that cannot be continued, before there are rows."""
+    _existing(path, columns)
+
+
+def _existing(path: Path, columns: Sequence[str]) -> str:
+    """Content of a CSV file that has just these columns; empty if there is none."""
+    text = _text(path) if path.is_file() else ""
+    header = next(csv.reader(io.StringIO(text)), None)
+    if header is not None and tuple(header) != tuple(columns):
+        raise InputError(f"{path} has other columns than this version writes; move it away or choose another folder")
+    return text
+
+
+def _text(path: Path) -> str:
+    """Content of a CSV file; spreadsheets put a byte order mark before the header."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text ({error}); save it as that, or move it away") from error
+
+
 def _whole_rows(path: Path, text: str) -> str:
-    """The lines of a CSV file that have as many fields as its header; an editor or a full disk may leave others."""
+    """The lines of a CSV file that have as many fields as its header; an editor or a full disk may leave others.
+
+    A line of commas alone, a spreadsheet's empty row, is among the others.
+    """
     lines = text.splitlines(keepends=True)
-    fields = [len(row) for row in csv.reader(io.StringIO(text))]
+    fields = [-1 if row and not any(row) else len(row) for row in csv.reader(io.StringIO(text))]
     if len(fields) != len(lines):  # a field with a line break: none is written here
         return text
     kept = [line for line, count in zip(lines, fields, strict=True) if count in (0, fields[0])]  # 0: an empty line
@@ -147,7 +167,7 @@ def read_results(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise InputError(f"there are no results in {path}; run `neuralef reproduce` or `neuralef run` first")
-    text = path.read_text()
+    text = _text(path)
     if _whole_rows(path, text) != text:
         raise InputError(f"{path} holds rows that are not whole; run its experiments again, which mends it")
     frame = pd.read_csv(path, dtype={"experiment_id": str, "git_sha": str}, keep_default_na=False)

@@ -226,3 +226,15 @@ def test_what_cannot_be_used_is_named(tmp_path, arguments, message):
 def test_an_audit_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match="neuralef audit"):
         read_audit(tmp_path / "audit.csv")
+
+
+def test_a_variant_named_twice_counts_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+    assert len(run_audit(SEEDS[:1], tmp_path, variants=["none", "none"], progress=False)) == 2 * 3
+
+
+def test_an_audit_that_cannot_be_continued_is_named_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit_study, "Audit", None)
+    (tmp_path / "audit.csv").write_text("a,b\n")
+    with pytest.raises(InputError, match=r"audit\.csv has other columns"):
+        run_audit(SEEDS, tmp_path, progress=False)

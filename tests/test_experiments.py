@@ -506,6 +506,14 @@ def test_unknown_method_is_named(tmp_path):
         run_experiment(EXPERIMENT, ("magic",), tmp_path, progress=False)
 
 
+@pytest.mark.parametrize("name", ["results.csv", "per_class.csv"])
+def test_a_file_that_cannot_be_continued_is_named_before_anything_is_computed(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(experiments, "extract", None)
+    (tmp_path / name).write_text("a,b\n")
+    with pytest.raises(InputError, match=f"{name} has other columns"):
+        run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
+
+
 def test_a_killed_run_ends_with_the_same_results(tmp_path, monkeypatch):
     arguments = [
         "run", "--dataset", "synthetic_scenes", "--profile", "smoke", "--backbone", "colour_patches",

@@ -192,6 +192,34 @@ def test_a_half_row_is_named_when_read_and_mended_when_its_experiment_runs_again
     assert list(read_results(path)["experiment_id"]) == ["a", "c", "b"]
 
 
+def test_a_row_of_commas_that_a_spreadsheet_left_is_no_row(path, caplog):
+    append_rows(path, [row("a")])
+    path.write_text(path.read_text() + "," * (len(results.COLUMNS) - 1) + "\n")
+    with pytest.raises(InputError, match="rows that are not whole"):
+        read_results(path)
+    assert append_rows(path, [row("b")]) == 1
+    assert "1 rows were not whole" in caplog.text
+    assert read_results(path)["seed"].tolist() == [0, 0]  # numbers, not text
+
+
+def test_a_byte_order_mark_is_no_other_column(path):
+    append_rows(path, [row("a")])
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert append_rows(path, [row("a"), row("b")]) == 1
+    assert list(read_results(path)["experiment_id"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_in_another_encoding_is_named_and_left(path, encoding):
+    append_rows(path, [row("a", dataset="folder:Straßen")])
+    path.write_text(path.read_text(), encoding=encoding)
+    content = path.read_bytes()
+    for use in (read_results, lambda path: append_rows(path, [row("b")])):
+        with pytest.raises(InputError, match=f"{path} is no UTF-8 text"):
+            use(path)
+    assert path.read_bytes() == content
+
+
 def test_rows_must_have_exactly_the_columns(path):
     incomplete = row()
     del incomplete["train_s"]
