@@ -314,12 +314,12 @@ def _names(text: str) -> list[str]:
 
 def _seeds(text: str) -> list[int]:
     seeds = _names(text)
-    wrong = [seed for seed in seeds if not seed.isdecimal() or int(seed) > LARGEST_SEED]
-    if wrong or len(set(seeds)) < len(seeds):
+    numbers = [int(seed) for seed in seeds if seed.isdecimal() and len(seed) <= len(str(LARGEST_SEED))]
+    if len(set(numbers)) < len(seeds) or max(numbers, default=0) > LARGEST_SEED:
         raise InputError(
             f"--seeds is {text!r}; it must be different whole numbers of at most {LARGEST_SEED}, separated by commas"
         )
-    return [int(seed) for seed in seeds]
+    return numbers
 
 
 def _experiment(

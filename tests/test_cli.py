@@ -239,6 +239,7 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("reproduce", "--profile", "smoke", "--notebook", "32", "-p", "datasets=moon", "--out", "OUT"), "[moon]"),
         ((*AUDIT, "OUT", "--seeds", "one"), "one"),
         ((*AUDIT, "OUT", "--seeds", "1,1"), "1,1"),
+        ((*AUDIT, "OUT", "--seeds", "1,01"), "1,01"),
         ((*AUDIT, "OUT", "--seeds", "4294967296"), "4294967295"),
         ((*AUDIT, "OUT", "--variants", "some"), "some"),
         ((*AUDIT, "OUT", "--label-weight", "-2"), "-2"),
