@@ -34,7 +34,8 @@ def ensure_writable_folder(folder: Path) -> Path:
 def write_bytes(path: Path, content: bytes) -> Path:
     """Write under a temporary name in the same folder, then rename: readers see the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    name = sha256(os.fsencode(path.name)).hexdigest()[:16]  # itself it may be as long as names can be
+    unfinished = path.with_name(f".{name}.{os.getpid()}.partial")
     try:
         unfinished.write_bytes(content)
         unfinished.replace(path)

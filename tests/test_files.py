@@ -64,6 +64,12 @@ def test_writing_makes_missing_folders_and_leaves_nothing_beside_the_file(tmp_pa
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    path = tmp_path / ("字" * 84 + ".md")  # 255 bytes
+    files.write_text(path, "content")
+    assert path.read_text() == "content"
+
+
 def test_json_comes_back_as_it_was(tmp_path):
     assert json.loads(files.write_json(tmp_path / "file.json", DOCUMENT).read_text()) == DOCUMENT
 
