@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from neuralef.datasets.archives import download, unpack
 from neuralef.datasets.base import Dataset, FileDataset, ImageFiles
 from neuralef.datasets.catalogue import INFO, DatasetInfo, Source
-from neuralef.datasets.folder import PREFIX, FolderDataset
+from neuralef.datasets.folder import PREFIX, FolderDataset, expanded
 from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
 from neuralef.files import ensure_writable_folder
@@ -80,7 +80,7 @@ def is_obtainable(name: str, root: str | Path | None = None) -> bool:
     if name == SyntheticScenes.name:
         return True
     if name.startswith(PREFIX):
-        return Path(name.removeprefix(PREFIX)).expanduser().is_dir()
+        return expanded(name.removeprefix(PREFIX)).is_dir()
     return _is_prepared(info, base) or not _missing(info, base)
 
 

@@ -38,7 +38,7 @@ class FolderDataset(FileDataset):
 
     def __init__(self, folder: str | Path):
         self.name = f"{PREFIX}{folder}"
-        root = Path(folder).expanduser()
+        root = expanded(folder)
         if not root.is_dir():
             raise InputError(
                 f"{self.name}: folder {root} does not exist; give the path of one with images/ and labels/"
@@ -61,6 +61,14 @@ class FolderDataset(FileDataset):
                 f"{root / 'labels' / 'val' / unlabelled[0]}.png or move the image to images/train"
             )
         super().__init__(root, {"train": train, "val": val})
+
+
+def expanded(folder: str | Path) -> Path:
+    """The folder with ``~`` or ``~user`` in front replaced; as it is where there is no such user."""
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        return Path(folder)
 
 
 def photographs(folder: Path) -> list[Path]:
