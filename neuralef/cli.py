@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 BEYOND_US = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-    *(errno.ENOTDIR, errno.EEXIST),  # a file where a folder should be
-    errno.ENAMETOOLONG,  # of a photograph, whose map has a few bytes more
+    *(errno.EFBIG, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # a file where a folder should be, or the other way round
 )
 """Errors of the system that the user can mend and we cannot: permissions, full disks, paths too long or in the way."""
 
@@ -207,11 +207,15 @@ def segment(
         for target in (out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"):
             if target in written:
                 raise InputError(f"{written[target]} and {path} would both write {target}; segment them one by one")
+            if target.is_dir():  # which refuses names that are too long as well
+                raise InputError(f"{target}, which a map would be written to, is a folder; choose another --out")
             written[target] = path
     maps = {target.resolve() for target in written}
     for path in images:
         if path.resolve() in maps:
             raise InputError(f"{path} would be overwritten by a map; choose another --out")
+        if not path.is_file():
+            raise InputError(f"there is no photograph {path}; check the path")
         image_size(path)  # one that is missing or no image is named before psi trains
     experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
     chosen, *others = _methods(method)
@@ -256,6 +260,9 @@ def reproduce(
         given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
     except yaml.YAMLError as error:
         raise InputError(f"--parameter {' '.join(parameter or [])} cannot be read as YAML ({error})") from error
+    for name, option in {"profile": "--profile", "results": "--out"}.items():
+        if name in given:
+            raise InputError(f"--parameter {name}={given[name]} is not this one's to set; use {option}")
     chosen = notebooks.sources(*(study.profile.notebooks if notebook is None else [notebook]))
     notebooks.check_numbers(study.profile.notebook_parameters)
     plan = {

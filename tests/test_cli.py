@@ -226,6 +226,7 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
     [
         (("run", "--dataset", "moon", "--profile", "smoke", "--out", "OUT"), "moon"),
         (("run", "--dataset", "folder:/does/not/exist", "--profile", "smoke", "--out", "OUT"), "/does/not/exist"),
+        (("run", "--dataset", "folder:~nobody-here/x", "--profile", "smoke", "--out", "OUT"), "~nobody-here/x"),
         ((*RUN, "OUT", "--backbone", "vit_enormous"), "vit_enormous"),
         ((*RUN[:-3], "--methods", "magic", "--out", "OUT"), "magic"),
         ((*RUN, "OUT", "--set", "colour=red"), "colour"),
@@ -236,6 +237,8 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("run", "--dataset", "synthetic_scenes", "--profile", "leisurely", "--out", "OUT"), "leisurely"),
         (("reproduce", "--profile", "smoke", "--notebook", "77", "--out", "OUT"), "77"),
         (("reproduce", "--profile", "smoke", "-p", "flavour=1", "--out", "OUT"), "flavour"),
+        (("reproduce", "--profile", "smoke", "-p", "profile=quick", "--out", "OUT"), "use --profile"),
+        (("reproduce", "--profile", "smoke", "-p", "results=elsewhere", "--out", "OUT"), "use --out"),
         (("reproduce", "--profile", "smoke", "--notebook", "32", "-p", "datasets=moon", "--out", "OUT"), "[moon]"),
         ((*AUDIT, "OUT", "--seeds", "one"), "one"),
         ((*AUDIT, "OUT", "--seeds", "1,1"), "1,1"),
@@ -245,7 +248,8 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         ((*AUDIT, "OUT", "--label-weight", "-2"), "-2"),
         (("data", "prepare", "moon"), "moon"),
         (("weights", "fetch", "moon"), "moon"),
-        (("segment", "nowhere.jpg", "--out", "OUT"), "nowhere.jpg is missing; check the path"),
+        (("segment", "nowhere.jpg", "--out", "OUT"), "there is no photograph nowhere.jpg; check the path"),
+        (("segment", f"{'n' * 244}.png", "--out", "OUT"), "File name too long"),  # with _overlay
         (("segment", "OUT", "--out", "OUT"), "hold no photographs"),
         (("segment", "a/x.png", "b/x.png", "--out", "OUT"), "a/x.png and b/x.png would both write"),
         (("segment", "x.png", "x_overlay.jpg", "--out", "OUT"), "x_overlay.png"),
