@@ -274,6 +274,7 @@ def run_audit(
     ensure_writable_folder(out)
     check_columns(out / FILE, AUDIT_COLUMNS)  # now, not after the first training
     audit = Audit(bench or open_workbench(experiments[0], progress=progress), out, label_weight, progress)
+    audit.bench.check_training(experiments[0].clusters, experiments[0].config)
     work = [(experiment, variant) for experiment in experiments for variant in dict.fromkeys(variants)]
     if any(variant != "none" and audit.missing(experiment, variant) for experiment, variant in work):
         audit.labels(experiments[0].config)  # a missing label is to be met now, not after the first training

@@ -196,6 +196,7 @@ def segment(
     from neuralef.drawing import save_overlay
     from neuralef.experiments import open_workbench, save_map
     from neuralef.files import ensure_writable_folder
+    from neuralef.methods import REGISTRY
 
     ensure_writable_folder(out)
     images = [path for given in images for path in (photographs(given) if given.is_dir() else [given])]
@@ -221,7 +222,10 @@ def segment(
     chosen, *others = _methods(method)
     if others:
         raise InputError(f"--method is {method!r}; name one method")
-    segmenter = open_workbench(experiment).segmenter(chosen, experiment.clusters, experiment.seed)
+    bench = open_workbench(experiment)
+    if REGISTRY[chosen].needs_psi:
+        bench.check_training(experiment.clusters, experiment.config)
+    segmenter = bench.segmenter(chosen, experiment.clusters, experiment.seed)
     for path in tqdm(images, desc="segmenting", unit="image"):
         picture = read_image(path)
         found = segmenter(picture)

@@ -43,7 +43,7 @@ from neuralef.protocols import Sliding
 from neuralef.provenance import digest as _digest
 from neuralef.results import CLASS_COLUMNS, ResultRow, append_classes, append_rows, check_columns, parameter_columns
 from neuralef.segmentation import Segmenter, joint_logits, merged_maps, segment_store, store_windows
-from neuralef.training import Training, train
+from neuralef.training import Training, check_sizes, train
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +206,12 @@ class Workbench:
                 augmented=self.augmented(config) if config.augment else None,
             )
         return self._trained[key]
+
+    def check_training(self, clusters: int, config: Config) -> None:
+        """Raise the ``InputError`` of a training whose batches are too small, before any feature is computed."""
+        patch = self.backbone.patch_size
+        side = (config.train_crop_size if config.augment else config.crop_size)(patch) // patch
+        check_sizes((side, side), len(self.train_dataset.ids("train")), config, clusters)
 
     def augmented(self, config: Config) -> AugmentedPhotographs:
         """The training photographs as random crops."""
@@ -496,6 +502,8 @@ def _run(
     check_columns(out / "results.csv")  # now, not after the first fit
     check_columns(out / "per_class.csv", CLASS_COLUMNS)
     bench = bench or open_workbench(first, progress=progress)
+    if any(REGISTRY[method].needs_psi for method in methods):
+        bench.check_training(first.clusters, first.config)
     jobs: list[_Job] = []
     rows: dict[str, list[ResultRow]] = {}
     for experiment in experiments:

@@ -415,7 +415,7 @@ def _images_at(images: int, config: Config, seed: int, step: int) -> tuple[int, 
 
 
 def check_sizes(grid: tuple[int, int], images: int, config: Config, num_eigenfunctions: int) -> None:
-    """Raise ``InputError`` if a batch has fewer patches than K, or none at all.
+    """Raise ``InputError`` if a batch may have fewer patches than K, or than there are to be neighbours, or none.
 
     Args:
         grid: Patches down and across an image, or a crop.
@@ -432,6 +432,8 @@ def check_sizes(grid: tuple[int, int], images: int, config: Config, num_eigenfun
             f"{num_eigenfunctions} clusters were asked of {patches} patches a batch; lower the number of clusters "
             "or raise batch_images"
         )
+    if not config.augment:  # a batch of larger offsets would be met by chance, some hours into a training
+        graph.check_feature_neighbors(patches, config.feature_neighbors)
     wanted = max(config.pixel_neighbors, default=0)
     if config.pixel_weight and not config.augment and wanted >= of_image:
         raise InputError(

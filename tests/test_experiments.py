@@ -514,6 +514,22 @@ def test_a_file_that_cannot_be_continued_is_named_before_anything_is_computed(tm
         run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feature_neighbors": 192}, "a graph of 192 patches allows"),
+        # 3 images of 3 x 3 or 2 x 2 patches, as the offset of a batch has it
+        ({"patch_stride": 3, "feature_neighbors": 12}, "a graph of 12 patches allows"),
+        ({"pixel_neighbors": (64, 5)}, "need more than 64 patches"),
+    ],
+)
+def test_batches_too_small_for_psi_are_named_before_anything_is_computed(tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr(experiments, "extract", None)
+    small = replace(EXPERIMENT, config=replace(CONFIG, **changes))
+    with pytest.raises(InputError, match=message):
+        run_experiment(small, ("kmeans", "ours"), tmp_path, progress=False)
+
+
 def test_a_killed_run_ends_with_the_same_results(tmp_path, monkeypatch):
     arguments = [
         "run", "--dataset", "synthetic_scenes", "--profile", "smoke", "--backbone", "colour_patches",
