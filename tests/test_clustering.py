@@ -61,6 +61,11 @@ def test_feature_kmeans_is_kmeans_on_the_high_level_of_a_sample(store, centred):
     np.testing.assert_allclose(head.centroids.values, expected.values, atol=1e-5)
 
 
+def test_the_mean_that_is_removed_is_that_of_the_high_level(planted_store):
+    expected = planted_store.high(slice(None)).mean(dim=(0, 1, 2))  # levels differ by 0.003 in it
+    torch.testing.assert_close(clustering.high_mean(planted_store), expected, rtol=0, atol=1e-5)
+
+
 def test_logits_of_ours_are_those_of_psi(store):
     psi = training.new_psi(store, CONFIG, 4, seed=0).eval()
     levels = store.levels(slice(0, 3))[:, :, :5]

@@ -47,7 +47,7 @@ def test_as_many_classes_as_labels_can_name_leave_room_for_ignored_pixels():
 
 
 def test_confusion_has_predictions_in_rows_and_truth_in_columns():
-    assert confusion(np.array([[3, 1], [2, 4], [1, 0]]), np.array([1, 0, 1])).tolist() == [[2, 4], [4, 1]]
+    assert confusion(np.array([[3, 1], [2, 5], [1, 0]]), np.array([1, 0, 1])).tolist() == [[2, 5], [4, 1]]
 
 
 def test_majority_and_max_iou_differ_where_a_rare_class_is_swallowed():

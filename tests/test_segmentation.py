@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from neuralef import clustering
 from neuralef.backbones import build
 from neuralef.clustering import ClusterHead
 from neuralef.config import Config
 from neuralef.crf import dense_crf
+from neuralef.features import to_tensor
 from neuralef.protocols import Sliding
 from neuralef.segmentation import Segmenter, cluster_map, merged_maps, segment_store, store_windows
 
@@ -59,6 +61,29 @@ def test_any_size_comes_back_at_its_own_resolution(segmenter, height, width):
     assert (clusters == 1).all()
 
 
+class Colours(ClusterHead):
+    """Eight clusters whose logits are the first eight channels of the features."""
+
+    num_clusters = 8
+
+    def logits(self, levels):
+        return 4 * levels[..., :8]
+
+
+@pytest.mark.parametrize("size", [(100, 151), (77, 50), (20, 20)])
+def test_a_whole_photograph_is_segmented_step_by_step(size):
+    """Shorter side to 60 pixels, logits up-sampled over the 64 that patches cover, cut, nearest to the photograph."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    segmenter = Segmenter(build("colour_patches"), Colours(), crop_size=60)
+    height, width = (round(side * 60 / min(size)) for side in size)
+    resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    logits = segmenter.head.logits(segmenter.backbone(to_tensor(resized[None]))).permute(0, 3, 1, 2)
+    covered = [8 * side for side in logits.shape[2:]]
+    clusters = F.interpolate(logits, covered, mode="bilinear")[0].argmax(0)[:height, :width]
+    expected = Image.fromarray(clusters.numpy().astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
+    assert (segmenter(image) == np.asarray(expected)).mean() > 0.998  # two clusters may tie but for rounding
+
+
 def test_image_of_one_patch_is_one_cluster():
     tiny = Segmenter(build("colour_patches"), Brightness(), crop_size=8)
     assert (tiny.crop(np.full((8, 8, 3), 10, np.uint8)) == 0).all()
@@ -99,6 +124,13 @@ def test_windows_of_a_store_are_its_maps(scenes, store):
     config = Config(kmeans_patches=1000)
     head = clustering.fit_feature_kmeans(store, config, num_clusters=5, seed=0, centred=False, progress=False)
     pictures = ((image_id, logits, None) for image_id, logits in store_windows(head, store, 0.3))
+    assert [logits.temperature for _, logits in store_windows(head, store, 0.3)] == [0.3] * len(store)
+    assert (
+        replace(Segmenter(build("colour_patches"), head, 64), temperature=0.3)
+        .logits(scenes.image(store.ids[0]))
+        .temperature
+        == 0.3
+    )
     for (image_id, merged), (same_id, plain) in zip(
         merged_maps(pictures, "none"), segment_store(head, store, None), strict=True
     ):
