@@ -22,6 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from shutil import disk_usage
 from time import perf_counter
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
@@ -361,7 +362,7 @@ def _read_manifest(folder: Path, content: dict[str, Any]) -> dict[str, Any] | No
 def _arrays(folder: Path, mode: Literal["r", "r+"] = "r") -> dict[str, np.ndarray]:
     try:
         return {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in ("patches", "colours")}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TokenError) as error:  # the last of a header that numpy cannot parse
         raise _damaged(folder) from error
 
 

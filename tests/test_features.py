@@ -293,6 +293,14 @@ def test_another_number_format_over_the_same_bytes_is_noticed(many, tmp_path, na
 
 
 @pytest.mark.parametrize("name", ["patches.npy", "colours.npy"])
+def test_a_header_whose_bracket_is_lost_is_noticed(many, tmp_path, name):
+    store_of(many, Counting(), tmp_path)
+    path = folder_of(tmp_path) / name
+    path.write_bytes(path.read_bytes().replace(b"), }", b"(, }", 1))
+    damaged(many, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["patches.npy", "colours.npy"])
 @pytest.mark.parametrize("kept", [0, 50, 1000, -1, None])
 def test_a_truncated_or_missing_array_of_a_whole_store_is_noticed(many, tmp_path, name, kept):
     store_of(many, Counting(), tmp_path)
