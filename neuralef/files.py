@@ -39,8 +39,10 @@ def write_bytes(path: Path, content: bytes) -> Path:
     try:
         unfinished.write_bytes(content)
         unfinished.replace(path)
-    except BaseException:  # a full disk above all, which what is left would keep full
+    except BaseException as error:  # a full disk above all, which what is left would keep full
         unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = path  # a write that fails names none, a replacement the temporary one
         raise
     return path
 

@@ -43,8 +43,9 @@ def test_a_write_that_fails_half_way_leaves_the_old_content(tmp_path, monkeypatc
     path = tmp_path / "file"
     path.write_bytes(b"old")
     monkeypatch.setattr(Path, "write_bytes", half_then_fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as failed:
         write(path)
+    assert failed.value.filename == path
     assert path.read_bytes() == b"old"
     monkeypatch.undo()
     write(path)
