@@ -103,6 +103,16 @@ def test_a_label_is_cropped_as_its_photograph_is(seed):
     assert (found[:, width:] == IGNORE_LABEL).all()
 
 
+def test_counts_of_a_batch_of_stored_images_are_those_of_its_images(scenes, store, labels):
+    config = replace(CONFIG, patch_stride=3, feature_neighbors=4, pixel_weight=0.0)
+    batch = training.batch_at(store, config, seed=3, step=1)
+    found = labels.of(batch, seed=3)
+    assert found.shape == (*batch.levels.shape[:3], len(scenes.classes))
+    for counts, image in zip(found, batch.images, strict=True):
+        whole = patch_label_counts(crop_label(scenes.label(store.ids[image]), 64), store.grid, len(scenes.classes))
+        assert (counts == whole[batch.rows, batch.columns]).all()
+
+
 def test_counts_of_a_batch_of_crops_are_those_of_its_labels(store, cropped):
     config = replace(CROPS, patch_stride=2, feature_neighbors=4)
     batch = training.batch_at(store, config, cropped.crops, seed=3, step=1)
