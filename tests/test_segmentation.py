@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from neuralef.crf import dense_crf
 from neuralef.features import to_tensor
 from neuralef.protocols import Sliding
 from neuralef.segmentation import Segmenter, cluster_map, merged_maps, segment_store, store_windows
+from neuralef.upsampling import Guide, guided_map
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,26 @@ def test_heads_that_look_at_colours_see_the_same_in_both(scenes, store):
 def test_padding_adds_no_colour_of_its_own(height, width):
     image = np.full((height, width, 3), 200, np.uint8)
     assert (Segmenter(build("colour_patches"), Redness(), crop_size=60)(image) == 1).all()
+
+
+@dataclass(frozen=True)
+class GuidedBrightness(Brightness):
+    """Two clusters whose borders follow the photograph."""
+
+    guide: Guide = field(default_factory=Guide)
+
+
+def test_a_guide_sees_the_border_of_the_photograph_where_patches_reach_beyond_it(store):
+    image = np.random.default_rng(0).integers(0, 256, (60, 75, 3), dtype=np.uint8)
+    segmenter = Segmenter(build("colour_patches"), GuidedBrightness(), crop_size=60)
+    logits = segmenter.head.logits(segmenter.backbone(to_tensor(image[None])))[0]
+    padded = np.pad(image, ((0, 4), (0, 5), (0, 0)), mode="edge")
+    np.testing.assert_array_equal(segmenter(image), guided_map(logits, padded, Guide())[:60, :75])
+    crops = np.random.default_rng(1).integers(0, 256, (len(store), 64, 64, 3), dtype=np.uint8)
+    found = segment_store(segmenter.head, store, lambda image_id: crops[store.ids.index(image_id)])
+    for index, (_, clusters) in enumerate(found):
+        logits = segmenter.head.logits(store.levels(slice(index, index + 1)))[0]
+        np.testing.assert_array_equal(clusters, guided_map(logits, crops[index], Guide()))
 
 
 def test_windows_of_a_store_are_its_maps(scenes, store):
