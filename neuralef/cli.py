@@ -29,6 +29,9 @@ BEYOND_US = (
 LARGEST_SEED = 2**32 - 1
 """Generators of torch on a processor, and those of scikit-learn, take 32 bits."""
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch's errors say, which are of no class of their own where a processor lacks memory."""
+
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ends, as shells have it."""
 
@@ -198,6 +201,9 @@ def segment(
     from neuralef.files import ensure_writable_folder
     from neuralef.methods import REGISTRY
 
+    for given in images:
+        if given.is_dir() and given.resolve() in out.resolve().parents:
+            raise InputError(f"--out {out} lies in {given}, whose photographs are to be segmented; choose one outside")
     ensure_writable_folder(out)
     images = [path for given in images for path in (photographs(given) if given.is_dir() else [given])]
     if not images:
@@ -379,6 +385,12 @@ def main() -> None:
             raise
         where = error.filename or "a file"
         typer.echo(f"error: {where}: {error.strerror}; mend that, or give another path, then run again", err=True)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise
+        said = str(error).partition("\n")[0] or "out of memory"
+        typer.echo(f"error: {said}; lower what was raised above its default, batch_images or image_size", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:  # typer makes the one the other
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:

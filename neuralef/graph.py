@@ -88,6 +88,11 @@ def nearest_neighbors(features: Tensor, neighbors: int, *, block: tuple[int, int
 
 def check_feature_neighbors(patches: int, neighbors: int) -> None:
     """Raise ``InputError`` if a graph of so many patches has not so many neighbours for each."""
+    if patches < 2:  # of crops, all may be padding
+        raise InputError(
+            f"a graph of {patches} patches has no links; raise image_size, train_crop or short_side, or put more "
+            "images in a batch"
+        )
     if not 1 <= neighbors < patches:
         raise InputError(
             f"feature_neighbors is {neighbors}, but a graph of {patches} patches allows 1..{patches - 1}; "

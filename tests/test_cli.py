@@ -274,6 +274,40 @@ def test_an_interruption_says_that_the_command_continues(monkeypatch, capsys, tm
     assert err.splitlines()[-1] == "interrupted; the same command continues where it stopped"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 40. GiB for an array"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4e10 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40. GiB"),
+    ],
+)
+def test_too_little_memory_is_an_error_in_one_line(monkeypatch, capsys, tmp_path, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("neuralef.experiments.run_experiment", fail)
+    assert_one_error(*call(monkeypatch, capsys, *RUN, tmp_path), "allocate 4")
+
+
+def test_other_errors_of_torch_keep_their_traceback(monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("neuralef.experiments.run_experiment", fail)
+    monkeypatch.setattr("sys.argv", ["neuralef", *map(str, (*RUN, tmp_path))])
+    with pytest.raises(RuntimeError, match="do not fit"):
+        cli.main()
+
+
+def test_maps_do_not_go_where_photographs_are_looked_for(monkeypatch, capsys, tmp_path):
+    (tmp_path / "album").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "album" / "x.png")
+    outcome = call(monkeypatch, capsys, "segment", tmp_path / "album", "--out", tmp_path / "album" / "maps")
+    assert_one_error(*outcome, "choose one outside")
+    assert [path.name for path in (tmp_path / "album").iterdir()] == ["x.png"]
+
+
 def test_unwritable_output_folder_is_named(monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert_one_error(*call(monkeypatch, capsys, *RUN, tmp_path / "file" / "out"), "file/out")

@@ -217,6 +217,14 @@ def test_impossible_number_of_neighbours_is_named(neighbors):
         graph.feature_graph(patches()[0].flatten(0, 2), neighbors)
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_crops_that_are_all_padding_are_refused_in_words(left):
+    features, colours = patches()
+    kept = torch.arange(40).view(2, 4, 5) < left
+    with pytest.raises(InputError, match=f"a graph of {left} patches has no links; raise image_size"):
+        graph.kernel(features, colours, kept=kept)
+
+
 def test_one_patch_image_is_refused_by_name():
     with pytest.raises(InputError, match="pixel_neighbors"):
         graph.pixel_graph(torch.rand(2, 1, 1, 3))
