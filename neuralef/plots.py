@@ -298,9 +298,9 @@ def sorted_differences(values: np.ndarray, *, xlabel: str, ylabel: str) -> Figur
     """Differences in ascending order around a zero line, losses and gains in two colours.
 
     Args:
-        values: Differences as fractions, ascending, shape ``(n,)``.
+        values: Differences, ascending, shape ``(n,)``.
         xlabel: Label of the horizontal axis: what is ranked.
-        ylabel: Label of the vertical axis: what the differences are of.
+        ylabel: Label of the vertical axis: what the differences are of, and their unit.
     """
     loss, gain = sns.color_palette("colorblind")[3], sns.color_palette("colorblind")[0]
     figure, axis = plt.subplots(figsize=(6, 2.8), layout="constrained")
@@ -310,7 +310,6 @@ def sorted_differences(values: np.ndarray, *, xlabel: str, ylabel: str) -> Figur
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.grid(axis="y", alpha=0.3)
     return figure
 
