@@ -158,7 +158,7 @@ def _library():
         from pydensecrf import densecrf
     except ImportError as error:
         raise InputError(
-            "crf: not installed; `pip install '.[crf]'` builds pydensecrf2 (it needs a C++ compiler), or leave "
-            "it out with --set crf=none"
+            "crf: not installed; `pip install --editable '.[crf]'` builds pydensecrf2 (it needs a C++ compiler), or "
+            "leave it out with --set crf=none"
         ) from error
     return densecrf
