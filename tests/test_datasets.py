@@ -4,8 +4,10 @@ import logging
 import multiprocessing
 import os
 import shutil
+import struct
 import sys
 import urllib.request
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 from trees import HEIGHT, WIDTH, Response, cut_in_half, pack_tar, pack_zip, save_image, save_label
 
 from neuralef import datasets
-from neuralef.datasets.base import IGNORE_LABEL, FileDataset, image_size, read_image
+from neuralef.datasets.base import IGNORE_LABEL, FileDataset, image_size, read_image, read_label
 from neuralef.datasets.camvid import CamVid
 from neuralef.datasets.folder import FolderDataset, read_classes
 from neuralef.datasets.stanford_background import StanfordBackground
@@ -345,10 +347,32 @@ def test_a_photograph_too_large_to_open_is_not_called_damaged(tmp_path, monkeypa
         image_size(save_image(tmp_path / "a.png"))
 
 
-def test_floating_point_photographs_are_refused(tmp_path):
-    Image.fromarray(np.array([[0.2, 0.8]], np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(InputError, match=r"a\.tif holds floating-point values; save it with 8 or 16 bits"):
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [(np.float32, "floating-point values"), (np.int32, "signed integers or ones of 32 bits")]
+)
+def test_photographs_of_unknown_scale_are_refused(tmp_path, dtype, kind):
+    Image.fromarray(np.array([[0, 1]], dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=rf"a\.tif holds {kind}; save it with 8 or 16 bits"):
         read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_labels_in_few_bits_keep_their_values(tmp_path, bits):
+    """A greyscale PNG packed by hand: Pillow cannot write fewer bits than eight, other tools do."""
+    values = np.arange(1 << bits, dtype=np.uint8).reshape(-1, 2)
+    rows = np.unpackbits(values[:, :, None], axis=2)[:, :, -bits:].reshape(len(values), -1)
+    packed = np.packbits(rows, axis=1)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 2, len(values), bits, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed)),
+        b"IEND": b"",
+    }
+    stored = b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks.items()
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + stored)
+    assert read_label(tmp_path / "a.png").tolist() == values.tolist()
 
 
 def test_folder_that_is_not_there_or_empty(tmp_path):

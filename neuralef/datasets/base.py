@@ -250,12 +250,14 @@ def read_image(path: Path) -> np.ndarray:
     """Decode an image file to RGB, upright, shape ``(H, W, 3)``, uint8; ``InputError`` if missing or truncated.
 
     Cameras store a photograph as the sensor lay and note in its EXIF data how to turn it; viewers and tools for labels
-    turn it, and so does this. Deep greyscale is scaled to 8 bits; floating-point values have no known scale and are
-    refused.
+    turn it, and so does this. Greyscale of 16 bits is scaled to 8; floating-point values and integers of 32 bits have
+    no known scale and are refused.
     """
-    picture = _open(path)
-    if picture.mode == "F":
-        raise InputError(f"image {path} holds floating-point values; save it with 8 or 16 bits a channel")
+    with _opened(path) as opened:
+        picture, unscaled = _loaded(opened), opened.mode == "F" or (opened.mode == "I" and opened.format == "TIFF")
+    if unscaled:
+        kind = "floating-point values" if picture.mode == "F" else "signed integers or ones of 32 bits"
+        raise InputError(f"image {path} holds {kind}; save it with 8 or 16 bits a channel")
     if (turn := _TURNS.get(_orientation(picture))) is not None:
         picture = picture.transpose(turn)
     if picture.mode.startswith("I"):
@@ -266,10 +268,17 @@ def read_image(path: Path) -> np.ndarray:
 
 def read_label(path: Path) -> np.ndarray:
     """Decode a single-channel label image to its stored values, shape ``(H, W)``."""
-    picture = _open(path)
+    with _opened(path) as opened:
+        stretch = next((_STRETCHED[tile.args] for tile in opened.tile if tile.args in _STRETCHED), None)
+        picture = _loaded(opened)
     if picture.mode not in ("L", "P", "I", "I;16", "1"):
         raise InputError(f"label {path} has mode {picture.mode}; it must be a single-channel PNG of class ids")
-    return np.asarray(picture)
+    values = np.asarray(picture)
+    return values // stretch if stretch else values
+
+
+_STRETCHED = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies greyscale PNGs of 2 and 4 bits by, so that the largest is white, by its names of them."""
 
 
 _TURNS = {
@@ -307,10 +316,9 @@ def image_size(path: Path) -> tuple[int, int]:
         return size[::-1] if _orientation(picture) in _SIDEWAYS else size
 
 
-def _open(path: Path) -> Image.Image:
-    with _opened(path) as picture:
-        picture.load()
-        return picture.copy()
+def _loaded(picture: Image.Image) -> Image.Image:
+    picture.load()
+    return picture.copy()
 
 
 @contextmanager
