@@ -70,7 +70,8 @@ class Sliding:
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Pixels of a photograph of ``(H, W)`` pixels once its shorter side is resized."""
         short = max(self.short_side, self.window)
-        height, width = (max(short, round(side * short / min(size))) for side in size)
+        scale = short / min(size)
+        height, width = (max(short, int(side * scale + 0.5)) for side in size)  # halves go up, as in mmcv
         return height, width
 
     def corners(self, resized: tuple[int, int]) -> tuple[tuple[int, int], ...]:

@@ -93,7 +93,8 @@ def test_a_stride_that_leaves_pixels_out_is_refused(stride):
 
 
 @pytest.mark.parametrize(
-    ("size", "resized"), [((1024, 2048), (1024, 2048)), ((375, 500), (520, 693)), ((500, 375), (693, 520))]
+    ("size", "resized"),
+    [((1024, 2048), (1024, 2048)), ((375, 500), (520, 693)), ((500, 375), (693, 520)), ((320, 500), (520, 813))],
 )
 def test_the_shorter_side_is_resized(size, resized):
     sliding = PAPER_SLIDING["cityscapes" if size[0] == 1024 else "pascal_context"]
