@@ -253,8 +253,8 @@ class PairedDifference:
 
     @property
     def verdict(self) -> str:
-        """What the interval says: ``higher``, ``lower`` or ``undecided``."""
-        if self.interval.holds(0):
+        """What the interval says: ``higher`` or ``lower`` where it excludes 0, else ``undecided``."""
+        if not self.interval.excludes(0):
             return "undecided"
         return "higher" if self.interval.estimate > 0 else "lower"
 
@@ -424,7 +424,7 @@ def _quality_sentence(members: Sequence[Standing], differences: Sequence[PairedD
     gain = next((found for found in differences if (found.method, found.other) == (best.method, BASELINE)), None)
     if gain is not None:
         text += f", {mean_and_interval(gain.interval, sign='+')} points against {_escaped(BASELINE)}"
-    undecided = [found for found in differences if found.other == BASELINE and found.interval.holds(0)]
+    undecided = [found for found in differences if found.other == BASELINE and found.verdict == "undecided"]
     if undecided:
         text += (
             f". By their intervals these cannot be told from {_escaped(BASELINE)}: "
@@ -466,10 +466,12 @@ def _pair_sentence(found: PairedDifference, mine: Standing, exact: Standing, cla
     (training, image), (exact_training, exact_image) = _costs(mine, exact)
     gains = np.array(found.class_gains)
     most, least = (class_names[int(choose(gains))] for choose in (np.nanargmax, np.nanargmin))
-    interval = "includes" if found.interval.holds(0) else "excludes"
+    interval = "includes 0" if found.interval.holds(0) else "excludes 0"
+    if interval == "excludes 0" and found.verdict == "undecided":
+        interval += ", but not with what resampling shifts taken off"
     return (
         f"**{mine.title} against {exact.title}.** {mean_and_interval(found.interval, sign='+')} points of mIoU; the "
-        f"interval {interval} 0. Higher in {found.seeds_won} seeds and {found.classes_won} classes (from "
+        f"interval {interval}. Higher in {found.seeds_won} seeds and {found.classes_won} classes (from "
         f"{100 * np.nanmin(gains):+.1f} for {least} to {100 * np.nanmax(gains):+.1f} for {most}). Training "
         f"{_number(training)} s against {_number(exact_training)} s, a new image {_number(1000 * image)} ms against "
         f"{_number(1000 * exact_image)} ms: {_total_cost(mine, exact)}."

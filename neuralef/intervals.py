@@ -52,6 +52,10 @@ class Interval:
         """Whether ``value`` lies in it, ends included."""
         return self.low <= value <= self.high
 
+    def excludes(self, value: float) -> bool:
+        """Whether ``value`` lies on one side of it, both as it is and with what resampling shifts taken off."""
+        return value < min(self.low, self.low - self.bias) or value > max(self.high, self.high - self.bias)
+
 
 def max_iou_score(counts: np.ndarray) -> float:
     """mIoU of a table ``(K, C)`` under ``max_iou``: the statistic of most uses."""

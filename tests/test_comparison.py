@@ -137,7 +137,17 @@ def test_table_of_differences_worked_out_by_hand():
 def test_what_resampling_shifts_stands_beside_the_interval():
     shifted = difference("spectral", "kmeans", 0.015, 0.007, 0.054)
     interval = replace(shifted.interval, bias=0.016)
-    assert comparison.difference_table([replace(shifted, interval=interval)])["shift"].item() == "+1.6"
+    found = comparison.difference_table([replace(shifted, interval=interval)])
+    assert found["shift"].item() == "+1.6"
+    assert found["by its interval"].item() == "undecided"
+    assert comparison.difference_table([shifted])["by its interval"].item() == "higher"
+
+
+def test_a_sentence_says_where_the_shift_alone_leaves_it_open():
+    found = difference("ours", "spectral", 0.015, 0.007, 0.054)
+    shifted = replace(found, interval=replace(found.interval, bias=0.016))
+    for one, text in ((found, "excludes 0. Higher"), (shifted, "excludes 0, but not with what resampling shifts")):
+        assert text in comparison.sentences(MEMBERS, [one], ["sky", "tree", "boat"])[3]
 
 
 def test_every_matching_has_its_columns():

@@ -145,6 +145,13 @@ def test_intervals_that_touch_overlap(other, common):
     assert not first.holds(0.41)
 
 
+@pytest.mark.parametrize(("bias", "excludes"), [(0.0, True), (0.06, False), (-0.06, True), (0.16, False)])
+def test_what_resampling_shifts_can_undo_a_decision(bias, excludes):
+    """0.05 to 0.15 about 0.1, moved back: -0.01 to 0.09, 0.11 to 0.21, -0.11 to -0.01."""
+    assert Interval(0.1, 0.05, 0.15, bias).excludes(0.0) == excludes
+    assert not Interval(0.1, -0.05, 0.15, bias).excludes(0.0)
+
+
 def test_the_statistic_is_the_headline_score():
     counts = tables(1)[0].sum(axis=0)
     assert max_iou_score(counts) == score(counts, "max_iou").mean_iou
