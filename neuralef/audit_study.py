@@ -351,11 +351,11 @@ class Comparison:
         """What the numbers say, in Markdown; percent and points."""
         title = TITLES[self.method].replace("*", r"\*")
         overlap = "overlap" if self.without.overlaps(self.with_gradient) else "do not overlap"
-        zero = "includes" if self.difference.holds(0) else "excludes"
         without, with_gradient = mean_and_interval(self.without), mean_and_interval(self.with_gradient)
         return (
             f"**{title}**: {without} without, {with_gradient} with the label gradient; the two intervals {overlap}. "
-            f"Paired difference {mean_and_interval(self.difference, sign='+')} points; its interval {zero} 0. "
+            f"Paired difference {mean_and_interval(self.difference, sign='+')} points; its interval "
+            f"{self.difference.says_of(0)}. "
             f"mIoU is higher with the gradient in {self.row()['seeds where it is higher']} seeds."
         )
 

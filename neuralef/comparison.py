@@ -466,13 +466,10 @@ def _pair_sentence(found: PairedDifference, mine: Standing, exact: Standing, cla
     (training, image), (exact_training, exact_image) = _costs(mine, exact)
     gains = np.array(found.class_gains)
     most, least = (class_names[int(choose(gains))] for choose in (np.nanargmax, np.nanargmin))
-    interval = "includes 0" if found.interval.holds(0) else "excludes 0"
-    if interval == "excludes 0" and found.verdict == "undecided":
-        interval += ", but not with what resampling shifts taken off"
     return (
         f"**{mine.title} against {exact.title}.** {mean_and_interval(found.interval, sign='+')} points of mIoU; the "
-        f"interval {interval}. Higher in {found.seeds_won} seeds and {found.classes_won} classes (from "
-        f"{100 * np.nanmin(gains):+.1f} for {least} to {100 * np.nanmax(gains):+.1f} for {most}). Training "
+        f"interval {found.interval.says_of(0)}. Higher in {found.seeds_won} seeds and {found.classes_won} classes "
+        f"(from {100 * np.nanmin(gains):+.1f} for {least} to {100 * np.nanmax(gains):+.1f} for {most}). Training "
         f"{_number(training)} s against {_number(exact_training)} s, a new image {_number(1000 * image)} ms against "
         f"{_number(1000 * exact_image)} ms: {_total_cost(mine, exact)}."
     )

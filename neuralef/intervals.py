@@ -56,6 +56,13 @@ class Interval:
         """Whether ``value`` lies on one side of it, both as it is and with what resampling shifts taken off."""
         return value < min(self.low, self.low - self.bias) or value > max(self.high, self.high - self.bias)
 
+    def says_of(self, value: float) -> str:
+        """In words whether it includes ``value`` or excludes it, and whether the shift of resampling undoes that."""
+        if self.holds(value):
+            return f"includes {value:g}"
+        undone = "" if self.excludes(value) else ", but not with what resampling shifts taken off"
+        return f"excludes {value:g}{undone}"
+
 
 def max_iou_score(counts: np.ndarray) -> float:
     """mIoU of a table ``(K, C)`` under ``max_iou``: the statistic of most uses."""
