@@ -7,7 +7,8 @@ replace its output atomically, so an executed notebook is written under another 
 import ast
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatch
 from hashlib import sha256
@@ -17,6 +18,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from filelock import FileLock, Timeout
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
@@ -118,7 +120,8 @@ def execute(
         Whether it was run; ``False`` where an earlier execution stands.
 
     Raises:
-        InputError: If a parameter is unknown, or the notebook met an input that cannot be used.
+        InputError: If a parameter is unknown, another process is running the notebook into the same folder, or the
+            notebook met an input that cannot be used.
         papermill.exceptions.PapermillExecutionError: If a cell failed otherwise.
     """
     check_parameters(notebook, parameters)
@@ -132,30 +135,48 @@ def execute(
         return False
 
     executed.parent.mkdir(parents=True, exist_ok=True)
-    before = _outputs(out)
-    unfinished = executed.with_name(f"{executed.stem}.running.ipynb")
-    try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(unfinished),
-            {**parameters},
-            kernel_name="python3",
-            kernel_manager_class=kernels.manager(),
-            cwd=str(notebook.parent),
-            log_output=False,
-        )
-    except PapermillExecutionError as error:
-        failed = unfinished.replace(executed.with_name(f"{executed.stem}.failed.ipynb"))
-        if error.ename == InputError.__name__:
-            raise InputError(f"{notebook.name}: {error.evalue}") from error
-        log.error("%s failed; see %s", notebook.name, failed)
-        raise
-    unfinished.replace(executed)
-    write_text(executed.with_suffix(".html"), _page(nbformat.read(executed, as_version=4)))
-    number = notebook.name[:2]
-    written = {name for name in _outputs(out) if name not in before or Path(name).name.startswith(number)}
-    write_json(stamp, {"digest": digest, "outputs": sorted(written)})
+    with _alone(executed):
+        before = _outputs(out)
+        unfinished = executed.with_name(f"{executed.stem}.running.ipynb")
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                str(unfinished),
+                {**parameters},
+                kernel_name="python3",
+                kernel_manager_class=kernels.manager(),
+                cwd=str(notebook.parent),
+                log_output=False,
+            )
+        except PapermillExecutionError as error:
+            failed = unfinished.replace(executed.with_name(f"{executed.stem}.failed.ipynb"))
+            if error.ename == InputError.__name__:
+                raise InputError(f"{notebook.name}: {error.evalue}") from error
+            log.error("%s failed; see %s", notebook.name, failed)
+            raise
+        unfinished.replace(executed)
+        write_text(executed.with_suffix(".html"), _page(nbformat.read(executed, as_version=4)))
+        number = notebook.name[:2]
+        written = {name for name in _outputs(out) if name not in before or Path(name).name.startswith(number)}
+        write_json(stamp, {"digest": digest, "outputs": sorted(written)})
     return True
+
+
+@contextmanager
+def _alone(executed: Path) -> Iterator[None]:
+    """Keep other processes from running the same notebook into the same folder, where both would write it."""
+    lock = FileLock(executed.with_name(f".{executed.stem}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"another process is running {executed.name} into {executed.parent.parent}; wait until it ends, or choose "
+            "another folder with --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _page(notebook: nbformat.NotebookNode) -> str:

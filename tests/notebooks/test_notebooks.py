@@ -1,5 +1,7 @@
 """Every notebook: its form, its parameters, and what it does where something cannot be had."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,13 +93,40 @@ def test_a_notebook_chosen_by_number_or_glob():
     assert notebooks.sources(SOURCES[0].name[:2]) == notebooks.sources(SOURCES[0].stem) == [SOURCES[0]]
 
 
-def test_a_changed_profile_runs_its_notebooks_again(tmp_path, monkeypatch):
-    (report,) = notebooks.sources("90*")
+@pytest.fixture
+def unexecuted(monkeypatch):
+    """Papermill's executions are copies."""
     monkeypatch.setattr(
         notebooks.papermill,
         "execute_notebook",
         lambda source, target, *_, **__: Path(target).write_text(Path(source).read_text()),
     )
+
+
+@pytest.mark.usefixtures("unexecuted")
+def test_a_notebook_that_another_process_runs_into_the_same_folder_is_left_to_it(tmp_path):
+    (report,) = notebooks.sources("90*")
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    hold = (
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(folder / f".{report.stem}.lock")]
+    parameters = {"profile": "smoke", "results": str(tmp_path)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=rf"another process is running {report.name} into {tmp_path}; .*--out"):
+            notebooks.execute(report, parameters, tmp_path)
+        assert not list(folder.glob("*.ipynb"))
+        other.kill()
+    assert notebooks.execute(report, parameters, tmp_path)  # what a killed process held is free
+    assert notebooks.execute(report, parameters, tmp_path, force=True)
+
+
+@pytest.mark.usefixtures("unexecuted")
+def test_a_changed_profile_runs_its_notebooks_again(tmp_path, monkeypatch):
+    (report,) = notebooks.sources("90*")
     parameters = {"profile": "smoke", "results": str(tmp_path)}
     assert notebooks.execute(report, parameters, tmp_path)
     assert not notebooks.execute(report, parameters, tmp_path)
