@@ -353,7 +353,8 @@ class Comparison:
         overlap = "overlap" if self.without.overlaps(self.with_gradient) else "do not overlap"
         without, with_gradient = mean_and_interval(self.without), mean_and_interval(self.with_gradient)
         return (
-            f"**{title}**: {without} without, {with_gradient} with the label gradient; the two intervals {overlap}. "
+            f"**{title}**: {without} without, {with_gradient} with the label gradient; the two intervals {overlap}, "
+            "which says nothing of the paired difference. "
             f"Paired difference {mean_and_interval(self.difference, sign='+')} points; its interval "
             f"{self.difference.says_of(0)}. "
             f"mIoU is higher with the gradient in {self.row()['seeds where it is higher']} seeds."

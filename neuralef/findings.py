@@ -3,12 +3,13 @@
 A finding is about differences between two settings of a table that are alike but for one thing. Runs of both that share
 their seed form a pair, so that what they share drops out, and Student's t over seeds gives a 95 % confidence interval
 for the mean difference. The finding *holds* if the interval of every difference lies where the finding puts it, *does
-not hold* if one lies wholly outside, and is *within seed noise* otherwise. The finding that some values lie apart by
-more than a tolerance is the other way round: it holds if one interval lies wholly beyond the tolerance, and does not
-hold if all lie within it. Where one interval is enough to decide, of several differences the most extreme does, without
-a correction for their number: of m that are all 0 one lies wholly below in up to 2.5 m % of cases, and with three seeds
-it takes no more than three values that happen to agree. :mod:`neuralef.noise` pools the spread of all values instead
-and may say otherwise. A single run, as in the paper, has no interval: its difference counts as it is.
+not hold* if one lies wholly outside, and is *undecided* otherwise: be it that no difference is decided, or not every
+one. The finding that some values lie apart by more than a tolerance is the other way round: it holds if one interval
+lies wholly beyond the tolerance, and does not hold if all lie within it. Where one interval is enough to decide, of
+several differences the most extreme does, without a correction for their number: of m that are all 0 one lies wholly
+below in up to 2.5 m % of cases, and with three seeds it takes no more than three values that happen to agree.
+:mod:`neuralef.noise` pools the spread of all values instead and may say otherwise. A single run has no interval: it
+decides nothing here, and counts as it is where the paper has no more.
 """
 
 import math
@@ -21,15 +22,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-Outcome = Literal["holds", "does not hold", "within seed noise", "not run"]
+Outcome = Literal["holds", "does not hold", "undecided", "not run"]
 Region = Literal["above", "within", "beyond"]
 
 VERDICT_RULE = (
     "Differences between settings alike but for one thing, smallest and largest, over runs that share their seed. A "
     "finding holds if the 95 % interval (Student's t over seeds) of every difference lies where it says, does not hold "
-    "if one lies wholly outside, and is within seed noise otherwise; a finding that some values lie apart by more than "
-    "a tolerance holds if one interval lies wholly beyond it, and does not hold if all lie within it. The paper's "
-    "single runs are taken as they are."
+    "if one lies wholly outside, and is undecided otherwise, which it also is where one difference is decided and "
+    "another is not; a finding that some values lie apart by more than a tolerance holds if one interval lies wholly "
+    "beyond it, and does not hold if all lie within it. The paper's single runs are taken as they are; one here "
+    "decides nothing."
 )
 """Text under a table of verdicts."""
 
@@ -142,10 +144,10 @@ class Difference:
         return float(np.mean(self.values))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Where the mean difference lies, by Student's t over the seeds; one run is taken as it is."""
+        """Where the mean difference lies, by Student's t over the seeds; of one run, anywhere."""
         n = len(self.values)
         if n == 1:
-            return self.mean, self.mean
+            return -math.inf, math.inf
         half = stdtrit(n - 1, (1 + level) / 2) * np.std(self.values, ddof=1) / math.sqrt(n)
         return self.mean - half, self.mean + half
 
@@ -168,7 +170,7 @@ class Verdict:
         if not self.differences:
             return ""
         means = sorted(100 * difference.mean for difference in self.differences)
-        ends = dict.fromkeys(f"{value:+.1f}" for value in (means[0], means[-1]))
+        ends = dict.fromkeys(f"{value:+z.1f}" for value in (means[0], means[-1]))
         return f"{' to '.join(ends)} points"
 
     @property
@@ -196,8 +198,13 @@ class Finding:
     tolerance: float = 0.0
     metric: Literal["mean_iou", "accuracy"] = "mean_iou"
 
-    def judge(self, numbers: pd.DataFrame) -> Verdict:
-        """Put the finding to the numbers of a table, see :func:`scores_of`."""
+    def judge(self, numbers: pd.DataFrame, *, single_runs: bool = False) -> Verdict:
+        """Put the finding to the numbers of a table, see :func:`scores_of`.
+
+        Args:
+            numbers: Frame of the numbers.
+            single_runs: Whether the difference of two single runs counts as it is, as the paper's must.
+        """
         scores = scores_of(numbers, self.metric)
         differences = []
         for first, second in self.pairs(list(scores)):
@@ -205,22 +212,25 @@ class Finding:
             if seeds:
                 values = tuple(scores[first][seed] - scores[second][seed] for seed in seeds)
                 differences.append(Difference(first, second, values))
-        return Verdict(self._outcome(differences), tuple(differences))
+        return Verdict(self._outcome(differences, single_runs=single_runs), tuple(differences))
 
-    def _outcome(self, differences: Sequence[Difference]) -> Outcome:
+    def _outcome(self, differences: Sequence[Difference], *, single_runs: bool) -> Outcome:
         if not differences:
             return "not run"
-        places = [self._place(*difference.interval()) for difference in differences]
+        places = [
+            self._place(*((of.mean, of.mean) if single_runs and len(of.values) == 1 else of.interval()))
+            for of in differences
+        ]
         decisive, rest = ("holds", "does not hold") if self.region == "beyond" else ("does not hold", "holds")
         if decisive in places:
             return decisive
-        return rest if set(places) == {rest} else "within seed noise"
+        return rest if set(places) == {rest} else "undecided"
 
     def _place(self, low: float, high: float) -> Outcome:
         if self.region == "above":
-            return "holds" if low > 0 else "does not hold" if high <= 0 else "within seed noise"
+            return "holds" if low > 0 else "does not hold" if high <= 0 else "undecided"
         inside, outside = -self.tolerance <= low <= high <= self.tolerance, min(abs(low), abs(high)) > self.tolerance
         apart = outside and low * high > 0
         if self.region == "within":
-            return "holds" if inside else "does not hold" if apart else "within seed noise"
-        return "holds" if apart else "does not hold" if inside else "within seed noise"
+            return "holds" if inside else "does not hold" if apart else "undecided"
+        return "holds" if apart else "does not hold" if inside else "undecided"

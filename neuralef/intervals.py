@@ -52,9 +52,14 @@ class Interval:
         """Whether ``value`` lies in it, ends included."""
         return self.low <= value <= self.high
 
+    @property
+    def unshifted(self) -> "Interval":
+        """The same with what resampling shifts taken off."""
+        return Interval(self.estimate, self.low - self.bias, self.high - self.bias)
+
     def excludes(self, value: float) -> bool:
         """Whether ``value`` lies on one side of it, both as it is and with what resampling shifts taken off."""
-        return value < min(self.low, self.low - self.bias) or value > max(self.high, self.high - self.bias)
+        return value < min(self.low, self.unshifted.low) or value > max(self.high, self.unshifted.high)
 
     def says_of(self, value: float) -> str:
         """In words whether it includes ``value`` or excludes it, and whether the shift of resampling undoes that."""

@@ -203,29 +203,47 @@ def sentence(title: str, found: Spread) -> str:
 
 
 def single_runs(papers: Mapping[str, pd.DataFrame], spreads: Mapping[str, Spread]) -> pd.DataFrame:
-    """Ranges of the paper's single runs beside what single runs of one setting show on average.
+    """Ranges of the paper's single runs beside what single runs of one setting show.
 
     Args:
         papers: Scores of the paper by title, from :func:`columns`.
         spreads: Spreads of our runs by title.
 
     Returns:
-        Table of strings: title, how many values the paper has, its range, and the mean range of as many runs at the
-        spread between seeds here, in points.
+        Table of strings: title, how many values the paper has, its range, and of as many runs at the spread between
+        seeds here the mean range and the one that 95 % stay below, in points.
     """
     rows = []
     for title, scores in papers.items():
         here = spreads.get(title)
-        expected = 100 * expected_width(scores.shape[1]) * here.between_seeds if here else math.nan
+        runs, deviation = scores.shape[1], 100 * here.between_seeds if here else math.nan
+        ranges = {
+            "mean range of alike runs": expected_width(runs) * deviation,
+            "95 % of them below": _critical(runs, math.inf) * deviation,
+        }
         rows.append(
             {
                 "ablation": title,
-                "values in paper": str(scores.shape[1]),
+                "values in paper": str(runs),
                 "paper range": f"{100 * spread(scores).width:.1f}",
-                "alike runs, spread here": "not known" if math.isnan(expected) else f"{expected:.1f}",
+                **{name: "not known" if math.isnan(value) else f"{value:.1f}" for name, value in ranges.items()},
             }
         )
     return pd.DataFrame(rows)
+
+
+def family_sentence(spreads: Mapping[str, Spread]) -> str:
+    """Whether the rarest of several ablations is beyond what so many would show by chance (Bonferroni), in Markdown."""
+    chances = {title.replace("*", r"\*"): found.p_value for title, found in spreads.items() if found.seeds > 1}
+    if not chances:
+        return "one seed shows no noise, so nothing is decided"
+    rarest = min(chances, key=chances.__getitem__)
+    bound = min(1.0, len(chances) * chances[rarest])
+    verdict = "beyond chance" if bound < 1 - LEVEL else "not beyond chance, and so none is"
+    return (
+        f"the smallest p of {len(chances)} ablations ({rarest}), times their number, is {_chance(bound)}: by that "
+        f"measure **{verdict}**"
+    )
 
 
 def logs_sentence(runs: Sequence[int]) -> str:
@@ -285,6 +303,6 @@ def _chance(p_value: float, *, equals: str = "") -> str:
 
 
 @cache
-def _critical(values: int, freedom: int) -> float:
+def _critical(values: int, freedom: float) -> float:
     # Found by bisecting a double integral, which takes a fraction of a second.
     return float(stats.studentized_range.ppf(LEVEL, values, freedom))

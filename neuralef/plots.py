@@ -118,7 +118,10 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
     if values.empty:
         return nothing_run()
     panels, methods = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["method"]))
-    palette = dict(zip(methods, cycle(sns.color_palette("colorblind")), strict=False))
+    colours = sns.color_palette("colorblind")
+    if len(methods) > len(colours):
+        colours = colours[:1]  # two methods of one colour would seem to belong together
+    palette = dict(zip(methods, cycle(colours), strict=False))
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, panels, strict=True):
         chosen = values[values["panel"] == panel]
@@ -169,11 +172,17 @@ def paired_runs(values: pd.DataFrame, intervals: pd.DataFrame, *, ylabel: str) -
 
 
 def noise_bands(
-    values: pd.DataFrame, bands: pd.DataFrame, *, ylabel: str, columns: int = 3, width: float = 3.4
+    values: pd.DataFrame,
+    bands: pd.DataFrame,
+    *,
+    ylabel: str,
+    columns: int = 3,
+    width: float = 3.4,
+    connected: bool = True,
 ) -> Figure:
     """What each value changes: seeds as thin lines, their mean as a thick one, and the band that noise would keep to.
 
-    The mean line is coloured where it leaves the band.
+    The mean has another colour where it leaves the band.
 
     Args:
         values: Frame of columns ``panel`` and ``value`` (in the order to be drawn), ``seed`` and ``change`` (a
@@ -182,6 +191,7 @@ def noise_bands(
         ylabel: Label of the vertical axis: what changes.
         columns: Number of panels in a row.
         width: Width of a panel in inches.
+        connected: Whether lines join the values, which names have no order for.
     """
     if values.empty:
         return nothing_run()
@@ -199,8 +209,9 @@ def noise_bands(
         colour = _noise_colours()[bool(band["exceeds"])]
         if band["low"] <= band["high"]:
             axis.axhspan(band["low"], band["high"], color="0.88", linewidth=0, zorder=0)
-        axis.plot(range(wide.shape[1]), wide.T, color="0.6", linewidth=0.8, marker=".", markersize=5, zorder=1)
-        axis.plot(range(wide.shape[1]), wide.mean(), color=colour, linewidth=2.2, marker="o", markersize=6, zorder=3)
+        thin, thick = (0.8, 2.2) if connected else (0.0, 0.0)
+        axis.plot(range(wide.shape[1]), wide.T, color="0.6", linewidth=thin, marker=".", markersize=5, zorder=1)
+        axis.plot(range(wide.shape[1]), wide.mean(), color=colour, linewidth=thick, marker="o", markersize=6, zorder=3)
         axis.set_title(panel, fontsize=9)
         axis.set_xticks(range(wide.shape[1]), wide.columns, fontsize=8, **turned)
         axis.set_xlim(-0.3, wide.shape[1] - 0.7)
@@ -208,13 +219,14 @@ def noise_bands(
         axis.yaxis.set_major_formatter(lambda change, _: f"{100 * change:+.1f}")
     for axis in axes[:, 0]:
         axis.set_ylabel(ylabel, fontsize=8)
-    within, beyond = _noise_colours()
     handles = [
         Patch(color="0.88", label="what seeds alone reach"),
-        Line2D([], [], color="0.6", linewidth=0.8, marker=".", label="a seed"),
-        Line2D([], [], color=within, linewidth=2.2, marker="o", label="mean, within seed noise"),
-        Line2D([], [], color=beyond, linewidth=2.2, marker="o", label="mean, exceeds it"),
+        Line2D([], [], color="0.6", linewidth=thin, marker=".", label="a seed"),
     ]
+    for exceeds, label in enumerate(("mean, within seed noise", "mean, exceeds seed noise")):
+        if (bands.loc[panels, "exceeds"] == bool(exceeds)).any():
+            colour = _noise_colours()[exceeds]
+            handles.append(Line2D([], [], color=colour, linewidth=thick, marker="o", label=label))
     across = min(len(handles), max(1, int(size[0] / 1.6)))
     figure.legend(handles=handles, loc="outside upper center", ncols=across, fontsize=8, frameon=False)
     return figure

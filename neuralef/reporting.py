@@ -68,7 +68,7 @@ def method_title(method: str) -> str:
 
 def mean_and_interval(interval: Interval, *, sign: str = "") -> str:
     """Fractions as percent, ``estimate (low to high)``; ``sign="+"`` shows their signs."""
-    estimate, low, high = (f"{100 * value:{sign}.1f}" for value in (interval.estimate, interval.low, interval.high))
+    estimate, low, high = (f"{100 * value:{sign}z.1f}" for value in (interval.estimate, interval.low, interval.high))
     return f"{estimate} ({low} to {high})"
 
 

@@ -6,7 +6,8 @@ part                 time                    why                                
 kernel, all patches  :math:`O(N^2 C)`        every pair is compared (Eq. 2)             :math:`O(N k)`
 Lanczos              :math:`O(N (k + K) p)`  p products with O(N k) stored entries,     :math:`O(N K)`
                                              each made orthogonal to O(K) vectors
-neural, one epoch    :math:`O(N B C)`        N / B steps, each a kernel on B patches    none in N
+neural, one epoch    :math:`O(N B C)`        a step for each batch: a kernel on B       none in N
+                                             patches, one in ``patch_stride`` squared
 ===================  ======================  =========================================  =============
 
 Memory is what must be held besides the features' file. The second row's p depends on the gaps between eigenvalues, so

@@ -125,8 +125,10 @@ class TableStudy:
     def plan(self, tables: Sequence[Table]) -> pd.DataFrame:
         """What running some tables takes: one line for each, trainings that earlier ones share counted once.
 
+        Trainings whose psi is in the cache are among them.
+
         Returns:
-            Columns ``table``, ``set-ups``, ``not run``, ``new trainings of psi``.
+            Columns ``table``, ``set-ups``, ``not run``, ``trainings of psi``.
         """
         known: set[str] = set()
         rows = []
@@ -136,7 +138,7 @@ class TableStudy:
             missing = sum(line.experiment is None for line in lines)
             rows.append([table.number, len(lines), missing, len(trainings - known)])
             known |= trainings
-        return pd.DataFrame(rows, columns=["table", "set-ups", NOT_RUN, "new trainings of psi"])
+        return pd.DataFrame(rows, columns=["table", "set-ups", NOT_RUN, "trainings of psi"])
 
     def run(self, table: Table, out: Path) -> pd.DataFrame:
         """Run what can be run and read its numbers from ``out/results.csv``.
@@ -264,14 +266,46 @@ class TableStudy:
 
         Returns:
             Table of strings: ``table``, its name; ``finding``; ``paper`` and ``here``, each ``holds``,
-            ``does not hold``, ``within seed noise`` or ``not run``; ``paper's differences`` and ``differences here``,
+            ``does not hold``, ``undecided`` or ``not run``; ``paper's differences`` and ``differences here``,
             smallest and largest; ``seeds``.
         """
         rows = []
         for finding in table.findings:
-            paper, here = finding.judge(published(table)), finding.judge(numbers)
+            paper, here = finding.judge(published(table), single_runs=True), finding.judge(numbers)
             rows.append([table.name, finding.text, paper.outcome, paper.size, here.outcome, here.size, str(here.seeds)])
         return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
+
+    def differences(self, table: Table, numbers: pd.DataFrame) -> pd.DataFrame:
+        """Every difference behind :meth:`verdicts` here, with its interval.
+
+        Returns:
+            Table of strings: ``table``, its name; ``finding``; ``of``, what both settings share where the table has
+            several; ``difference``, which setting minus which; ``metric``, ``Acc`` or ``mIoU``; ``points (95 %)``, the
+            mean over seeds and its interval by Student's t, none of one seed; ``seeds``. Names are the paper's.
+        """
+        rows = []
+        for finding in table.findings:
+            for each in finding.judge(numbers).differences:
+                first, second = each.first._asdict(), each.second._asdict()
+                apart = [name for name in first if first[name] != second[name]]
+                shared = [title_of(name, first[name]) for name in table.rows if name not in apart and first[name] != ""]
+                sides = (
+                    ", ".join(title_of(name, side[name]) or "default" for name in apart) for side in (first, second)
+                )
+                low, high = each.interval()
+                interval = f" ({100 * low:+z.1f} to {100 * high:+z.1f})" if len(each.values) > 1 else ""
+                rows.append(
+                    [
+                        table.name,
+                        finding.text,
+                        ", ".join(shared),
+                        " − ".join(map(", ".join, sides)),
+                        METRICS[finding.metric],
+                        f"{100 * each.mean:+z.1f}{interval}",
+                        str(len(each.values)),
+                    ]
+                )
+        return pd.DataFrame(rows, columns=["table", "finding", "of", "difference", "metric", "points (95 %)", "seeds"])
 
     def caption(self, table: Table) -> str:
         """Caption of a table: what it is, how it was matched and scored, what the numbers are of."""
@@ -507,7 +541,7 @@ def verdict_lines(verdicts: pd.DataFrame) -> str:
         text = row["finding"].replace("*", r"\*")
         sides = []
         for side, differences in (("paper", "paper's differences"), ("here", "differences here")):
-            size = f" ({row[differences]})" if row[differences] else ""
+            size = f" (mean differences: {row[differences]})" if row[differences] else ""
             sides.append(f"{'in the paper' if side == 'paper' else 'here'} **{row[side]}**{size}")
         seeds = f" over {row['seeds']} seeds" if row["seeds"] != "0" else ""
         lines.append(f"- {text[0].upper()}{text[1:]}: {'; '.join(sides)}{seeds}.")

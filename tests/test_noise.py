@@ -165,7 +165,21 @@ def test_the_paper_s_ablations_column_by_column():
     )
     printed = noise.single_runs(found, {"Table 5 (K), pascal_context, Ours": spread(random_scores(3, 4))})
     assert printed["paper range"].tolist() == ["11.0", "1.0", "1.5", "0.2", "0.6"]
-    assert printed["alike runs, spread here"].tolist()[1:] == ["not known"] * 4
+    of_four = 100 * spread(random_scores(3, 4)).between_seeds
+    assert printed.iloc[0, -2:].tolist() == [f"{2.06 * of_four:.1f}", f"{3.63 * of_four:.1f}"]  # tables of the range
+    assert (printed.iloc[1:, -2:] == "not known").all(axis=None)
+
+
+def test_several_ablations_are_judged_together():
+    clear = pd.DataFrame([[0.0, 0.3], [0.0, 0.301], [0.0, 0.302]])
+    flat = pd.DataFrame([[0.0, 0.01], [0.01, 0.0], [0.0, 0.0]])
+    said = noise.family_sentence({"a, Ours*": spread(clear), "b": spread(flat)})
+    assert r"of 2 ablations (a, Ours\*), times their number, is < 0.001: by that measure **beyond chance**" in said
+    alone = spread(flat)
+    said = noise.family_sentence({"b": alone, "c": alone, "one seed": spread(clear[:1])})
+    assert f"of 2 ablations (b), times their number, is {min(1, 2 * alone.p_value):.3f}: " in said
+    assert "**not beyond chance, and so none is**" in said
+    assert "nothing is decided" in noise.family_sentence({"one seed": spread(clear[:1])})
 
 
 def test_methods_by_seed():

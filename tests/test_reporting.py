@@ -458,7 +458,7 @@ def judged(tmp_path):
     """A results folder with the verdicts of three tables, two of them of the same photographs."""
     for stem, rows, setting in (
         ("24_findings", [verdict("Section 4.4", "many beat one", "not run")], "of a."),
-        ("20_findings", [verdict("Table 5", "rises"), verdict("Table 5", "stays", "within seed noise")], "of a."),
+        ("20_findings", [verdict("Table 5", "rises"), verdict("Table 5", "stays", "undecided")], "of a."),
         ("16_findings_4", [verdict("Table 4", "Ours* beats Ours")], "of a and b."),
     ):
         caption = f"{VERDICT_RULE} {setting}"
@@ -471,7 +471,7 @@ def test_findings_stand_below_each_other_with_the_rule_once(judged):
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line[:1] == "|"]
     assert cells[0] == list(VERDICT_COLUMNS)
     assert [row[0] for row in cells[2:]] == ["Table 4", "Table 5", "Table 5", "Section 4.4"]
-    assert cells[4] == verdict("Table 5", "stays", "within seed noise")
+    assert cells[4] == verdict("Table 5", "stays", "undecided")
     assert cells[-1][4:6] == ["not run", "none"]
     assert block.splitlines()[-1] == f"{VERDICT_RULE} Table 4: of a and b. Table 5, Section 4.4: of a."
 

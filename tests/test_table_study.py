@@ -173,7 +173,7 @@ def smoke_key(monkeypatch):
 
 def test_a_plan_counts_shared_trainings_once():
     plan = smoke().plan([TABLES["1"], TABLES["3"], TABLES["7"]])
-    assert plan["new trainings of psi"].tolist() == [2, 2, 2]  # CamVid's stand-in in 3; one more beta in 7
+    assert plan["trainings of psi"].tolist() == [2, 2, 2]  # CamVid's stand-in in 3; one more beta in 7
     assert plan[NOT_RUN].tolist() == [2, 0, 0]
 
 
@@ -276,6 +276,27 @@ def test_sentences_give_both_verdicts(out):
     assert text.count("\n") == len(TABLES["7"].findings) - 1
     assert text.count("in the paper **holds**") == len(TABLES["7"].findings)
     assert r"Ours\* beats Ours" in text
+
+
+def test_every_difference_behind_a_verdict_is_listed_with_its_interval():
+    columns = ["dataset", "protocol", "backbone", "method", "clusters", "setting", "seed", "accuracy", "mean_iou"]
+    rows = [
+        [dataset, "crop320", VIT_SMALL, "ours", 64, setting, seed, 0.5, score + gain * (not setting)]
+        for dataset, gain in (("pascal_context", 0.1), ("cityscapes_27", 0.2))
+        for setting in ("", "trained_on=imagenet")
+        for seed, score in ((0, 0.3), (1, 0.4))
+    ]
+    numbers = pd.DataFrame(rows, columns=columns)
+    found = smoke().differences(TABLES["8"], numbers)
+    in_miou = found[found["metric"] == "mIoU"].drop(columns=["table", "finding", "metric"])
+    assert in_miou.to_numpy().tolist() == [
+        ["pascal_context", "default − trained_on=imagenet", "+10.0 (+10.0 to +10.0)", "2"],
+        ["cityscapes_27", "default − trained_on=imagenet", "+20.0 (+20.0 to +20.0)", "2"],
+    ]
+    assert set(found.loc[found["metric"] == "Acc", "points (95 %)"]) == {"+0.0 (+0.0 to +0.0)"}
+    alone = smoke().differences(TABLES["8"], numbers[numbers["seed"] == 0])
+    assert alone.loc[0, "points (95 %)"] == "+10.0"  # one seed has no interval
+    assert smoke().differences(TABLES["8"], numbers[:0]).empty
 
 
 def test_every_table_has_a_notebook_and_the_figures_read_what_theirs_show():
