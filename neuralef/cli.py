@@ -194,6 +194,7 @@ def segment(
     settings: Settings = None,
 ) -> None:
     """Segment photographs with a method fitted on DATASET: cluster map (16-bit PNG) and a picture of it for each."""
+    from neuralef import crf
     from neuralef.datasets.base import image_size, read_image
     from neuralef.datasets.folder import check_name, photographs
     from neuralef.drawing import save_overlay
@@ -202,8 +203,10 @@ def segment(
     from neuralef.methods import REGISTRY
 
     for given in images:
-        if given.is_dir() and given.resolve() in out.resolve().parents:
-            raise InputError(f"--out {out} lies in {given}, whose photographs are to be segmented; choose one outside")
+        if given.is_dir() and given.resolve() in (out.resolve(), *out.resolve().parents):
+            raise InputError(
+                f"--out {out} is or lies in {given}, whose photographs are to be segmented; choose one outside"
+            )
     ensure_writable_folder(out)
     images = [path for given in images for path in (photographs(given) if given.is_dir() else [given])]
     if not images:
@@ -228,6 +231,7 @@ def segment(
     chosen, *others = _methods(method)
     if others:
         raise InputError(f"--method is {method!r}; name one method")
+    crf.require(experiment.config.crf)
     bench = open_workbench(experiment)
     if REGISTRY[chosen].needs_psi:
         bench.check_training(experiment.clusters, experiment.config)
@@ -251,6 +255,8 @@ def reproduce(
     force: Annotated[bool, typer.Option("--force", help="Run notebooks whose results still stand.")] = False,
 ) -> None:
     """Run the profile's notebooks, or those asked for, in order through papermill."""
+    from functools import cache
+
     import yaml
 
     from neuralef import notebooks
@@ -258,6 +264,7 @@ def reproduce(
     from neuralef.experiments import open_studies, open_study
     from neuralef.files import ensure_writable_folder, write_text
     from neuralef.paths import results_root
+    from neuralef.provenance import digest
     from neuralef.reporting import HEADLINE
     from neuralef.table_study import open_tables
     from neuralef.tables import read_by
@@ -265,7 +272,6 @@ def reproduce(
     folder = ensure_writable_folder((out or results_root(profile)).resolve())
     study = open_study(profile)
     typer.echo(study.describe())
-    write_text(folder / HEADLINE, f"{study.describe()}\n")
     try:
         given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
     except yaml.YAMLError as error:
@@ -286,17 +292,23 @@ def reproduce(
     }
     for source, parameters in plan.items():
         notebooks.check_parameters(source, parameters)
+    write_text(folder / HEADLINE, f"{study.describe()}\n")
     own = study.profile.dataset
     data_keys = {(own,): study.data_key()}
+    tables_of = cache(open_tables)  # which remembers what could not be fetched
     for source, parameters in plan.items():
         names = notebooks.datasets_read(source, parameters, own)
         if names not in data_keys:
             data_keys[names] = open_studies(profile, names).data_key()
         tables = read_by(source.name[:2])
-        read = open_tables(profile).data_key(tables) if tables else data_keys[names]
+        read = tables_of(profile).data_key(tables) if tables else data_keys[names]
+        if source.name.startswith(notebooks.REPORT):
+            read = digest(read, notebooks.report_key(folder))
         ran = notebooks.execute(source, parameters, folder, data_key=read, force=force)
         typer.echo(f"{source.name}: {'done' if ran else 'unchanged, kept'}")
-    typer.echo(f"results are in {folder}; start with {folder / 'report' / 'index.html'}")
+    page = folder / "report" / "index.html"
+    start = page if page.is_file() else folder / "notebooks" / f"{source.stem}.html"
+    typer.echo(f"results are in {folder}; start with {start}")
 
 
 @app.command()
@@ -310,9 +322,10 @@ def report(
     from neuralef.paths import results_root
 
     headline = results_root(load_profile(profile).name) / reporting.HEADLINE
-    if not headline.is_file():
+    if headline.is_file():
+        typer.echo(f"report is in {reporting.write_report(profile, headline.read_text().strip())}")
+    elif not readme:  # which is made of committed results alone
         raise InputError(f"there is no run in {headline.parent}; run `neuralef reproduce --profile {profile}` first")
-    typer.echo(f"report is in {reporting.write_report(profile, headline.read_text().strip())}")
     if readme:
         typer.echo("README rewritten" if reporting.update_readme() else "README was up to date")
 

@@ -1,7 +1,8 @@
 """The methods by name: how each is fitted, and what its fit depends on.
 
-A new method registers a :class:`Recipe`; running, caching and the results file need nothing else. Its title
-stands in :data:`neuralef.reporting.METHOD_TITLES`, its code in ``EVALUATION_MODULES`` of :mod:`neuralef.experiments`.
+A new method registers a :class:`Recipe` under a name of :data:`neuralef.clustering.Method`; running, caching and the
+results file need nothing else. Its title stands in :data:`neuralef.reporting.METHOD_TITLES`, its code in
+``EVALUATION_MODULES`` of :mod:`neuralef.experiments`.
 """
 
 from collections.abc import Callable

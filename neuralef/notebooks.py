@@ -30,6 +30,9 @@ from neuralef.paths import notebooks_root
 
 log = logging.getLogger(__name__)
 
+REPORT = "90"
+"""Number of the notebook that shows what all others have written."""
+
 
 def sources(*patterns: str) -> list[Path]:
     """Notebook sources in order whose name, with or without ending, matches a glob (``'1[0-3]*'``, ``'13'``).
@@ -156,9 +159,7 @@ def execute(
             raise
         unfinished.replace(executed)
         write_text(executed.with_suffix(".html"), _page(nbformat.read(executed, as_version=4)))
-        number = notebook.name[:2]
-        written = {name for name in _outputs(out) if name not in before or Path(name).name.startswith(number)}
-        write_json(stamp, {"digest": digest, "outputs": sorted(written)})
+        write_json(stamp, {"digest": digest, "outputs": _own(notebook.name[:2], before, _outputs(out))})
     return True
 
 
@@ -190,12 +191,29 @@ def _page(notebook: nbformat.NotebookNode) -> str:
     return page
 
 
-def _outputs(out: Path) -> set[str]:
-    return {
-        path.relative_to(out).as_posix()
-        for part in ("tables", "figures", "report")
-        for path in (out / part).glob("*.*")
-    } | {path.name for path in out.glob("*.csv")}
+def _outputs(out: Path) -> dict[str, int]:
+    """Everything that notebooks write into a results folder but themselves, and when it was written."""
+    found = [
+        *out.glob("*.csv"),
+        *(path for part in ("tables", "figures", "report") for path in out.glob(f"{part}/*.*")),
+    ]
+    return {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in found}
+
+
+def _own(number: str, before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
+    """What a notebook cannot do without: what it wrote, what has its number, and files of rows, which all share."""
+    return sorted(
+        name
+        for name, written in after.items()
+        if before.get(name) != written or Path(name).name.startswith(number) or "/" not in name
+    )
+
+
+def report_key(out: Path) -> str:
+    """Digest of all tables, figures and rows of a results folder: what the notebook of the report reads."""
+    names = sorted(name for name in _outputs(out) if not name.startswith("report/"))
+    digests = [sha256((out / name).read_bytes()).hexdigest() for name in names]
+    return provenance.digest(names, digests)
 
 
 def _stands(out: Path, stamp: Path, digest: str) -> bool:

@@ -337,9 +337,14 @@ def methods_table(results: pd.DataFrame) -> str:
     Gains are taken seed by seed; seconds are those of training, features apart.
 
     Raises:
-        ValueError: If the rows of a dataset mix settings.
+        ValueError: If the rows of a dataset mix settings, or datasets differ in one that the caption names.
     """
     chosen = results[results["matching"] == "max_iou"]
+    fields = ("depth", "patch_stride", "feature_neighbors", "pixel_weight", "precision")
+    named = ("backbone", "clusters", *(f"p_{field}" for field in fields))
+    mixed = [name for name in named if chosen[name].nunique() > 1]
+    if mixed:
+        raise ValueError(f"rows of one table differ in {', '.join(mixed)}, which its caption names once")
     rows = []
     for dataset, members in chosen.groupby("dataset", sort=False):
         _check_one_setting(members)

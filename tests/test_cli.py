@@ -250,7 +250,8 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("weights", "fetch", "moon"), "moon"),
         (("segment", "nowhere.jpg", "--out", "OUT"), "there is no photograph nowhere.jpg; check the path"),
         (("segment", f"{'n' * 244}.png", "--out", "OUT"), "File name too long"),  # with _overlay
-        (("segment", "OUT", "--out", "OUT"), "hold no photographs"),
+        (("segment", "OUT", "--out", "OUT"), "whose photographs it segments"),
+        (("segment", "OUT", "--out", "OUT/../maps"), "hold no photographs"),
         (("segment", "a/x.png", "b/x.png", "--out", "OUT"), "a/x.png and b/x.png would both write"),
         (("segment", "x.png", "x_overlay.jpg", "--out", "OUT"), "x_overlay.png"),
         (("segment", "OUT/x.png", "--out", "OUT"), "would be overwritten"),
@@ -259,7 +260,8 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
     ],
 )
 def test_bad_input_gives_one_clear_error(monkeypatch, capsys, tmp_path, arguments, message):
-    monkeypatch.setenv("NEURALEF_RESULTS", str(tmp_path / "results"))
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr("neuralef.paths.results_root", lambda profile: tmp_path / "results" / profile)
     arguments = [item.replace("OUT", str(tmp_path / "out")) for item in arguments]
     assert_one_error(*call(monkeypatch, capsys, *arguments), message)
 

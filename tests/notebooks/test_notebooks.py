@@ -124,6 +124,40 @@ def test_a_notebook_that_another_process_runs_into_the_same_folder_is_left_to_it
     assert notebooks.execute(report, parameters, tmp_path, force=True)
 
 
+def test_a_notebook_whose_rows_or_tables_are_lost_runs_again(tmp_path, monkeypatch):
+    def write(source, target, *_, **__):
+        number = Path(source).name[:2]
+        for name in ("results.csv", f"tables/{number}_table.csv", "figures/14_odd_name.png"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(number)
+        Path(target).write_text(Path(source).read_text())
+
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", write)
+    parameters = {"profile": "smoke", "results": str(tmp_path)}
+    first, second = notebooks.sources("13", "20")
+    for source in (first, second):
+        assert notebooks.execute(source, parameters, tmp_path)
+        assert not notebooks.execute(source, parameters, tmp_path)
+    for lost in ("results.csv", "tables/20_table.csv", "figures/14_odd_name.png"):
+        (tmp_path / lost).unlink()
+        assert notebooks.execute(second, parameters, tmp_path)
+    (tmp_path / "tables" / "20_table.csv").unlink()
+    assert not notebooks.execute(first, parameters, tmp_path)  # whose that is not
+
+
+def test_the_report_has_another_key_when_anything_it_shows_changes(tmp_path):
+    keys = {notebooks.report_key(tmp_path)}
+    for name in ("results.csv", "tables/13_table.csv", "figures/13_figure.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        for text in ("new", "other"):
+            (tmp_path / name).write_text(text)
+            keys.add(notebooks.report_key(tmp_path))
+    assert len(keys) == 1 + 2 * 3
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("what it writes itself")
+    assert notebooks.report_key(tmp_path) in keys
+
+
 @pytest.mark.usefixtures("unexecuted")
 def test_a_changed_profile_runs_its_notebooks_again(tmp_path, monkeypatch):
     (report,) = notebooks.sources("90*")
