@@ -306,7 +306,7 @@ def findings_block(folder: Path) -> str:
 
 
 def _findings(files: Sequence[Path]) -> tuple[pd.DataFrame, str]:
-    """All verdicts below each other, and what must be known of them: the rule once, what each table is of."""
+    """All verdicts below each other, and what must be known of them: the rule, what each table is of, what all are."""
     frames, settings = [], {}
     for path in files:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -315,7 +315,15 @@ def _findings(files: Sequence[Path]) -> tuple[pd.DataFrame, str]:
         frames.append(frame)
         setting = _caption(path).removeprefix(VERDICT_RULE).strip()
         settings.setdefault(setting, []).extend(frame["table"].unique())
-    said = [f"{', '.join(names)}: {setting}" for setting, names in settings.items()]
+    parts = [setting.removesuffix(".").split("; ") for setting in settings]
+    shared = 0
+    while len(parts) > 1 and all(len(of) > shared + 1 and of[-1 - shared] == parts[0][-1 - shared] for of in parts):
+        shared += 1
+    said = [
+        f"{', '.join(names)}: {'; '.join(of[: len(of) - shared])}."
+        for names, of in zip(settings.values(), parts, strict=True)
+    ]
+    said += [f"All: {'; '.join(parts[0][-shared:])}."] if shared else []
     return pd.concat(frames, ignore_index=True).replace("", "none"), " ".join([VERDICT_RULE, *said])
 
 

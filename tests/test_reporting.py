@@ -460,9 +460,9 @@ def verdict(table, finding, here="holds"):
 def judged(tmp_path):
     """A results folder with the verdicts of three tables, two of them of the same photographs."""
     for stem, rows, setting in (
-        ("24_findings", [verdict("Section 4.4", "many beat one", "not run")], "of a."),
-        ("20_findings", [verdict("Table 5", "rises"), verdict("Table 5", "stays", "undecided")], "of a."),
-        ("16_findings_4", [verdict("Table 4", "Ours* beats Ours")], "of a and b."),
+        ("24_findings", [verdict("Section 4.4", "many beat one", "not run")], "of a; by c; seed 0."),
+        ("20_findings", [verdict("Table 5", "rises"), verdict("Table 5", "stays", "undecided")], "of a; by c; seed 0."),
+        ("16_findings_4", [verdict("Table 4", "Ours* beats Ours")], "of a and b; by c; seed 0."),
     ):
         caption = f"{VERDICT_RULE} {setting}"
         reporting.write_table(pd.DataFrame(rows, columns=VERDICT_COLUMNS), tmp_path / "tables", stem, caption)
@@ -476,7 +476,23 @@ def test_findings_stand_below_each_other_with_the_rule_once(judged):
     assert [row[0] for row in cells[2:]] == ["Table 4", "Table 5", "Table 5", "Section 4.4"]
     assert cells[4] == verdict("Table 5", "stays", "undecided")
     assert cells[-1][4:6] == ["not run", "none"]
-    assert block.splitlines()[-1] == f"{VERDICT_RULE} Table 4: of a and b. Table 5, Section 4.4: of a."
+    assert block.splitlines()[-1] == (
+        f"{VERDICT_RULE} Table 4: of a and b. Table 5, Section 4.4: of a. All: by c; seed 0."
+    )
+
+
+def test_findings_of_one_setting_or_of_nothing_in_common_say_it_whole(judged):
+    reporting.write_table(
+        pd.DataFrame([verdict("Table 9", "better")], columns=VERDICT_COLUMNS),
+        judged / "tables",
+        "25_findings",
+        f"{VERDICT_RULE} of d; by e; seed 1.",
+    )
+    assert reporting.findings_block(judged).endswith("Section 4.4: of a; by c; seed 0. Table 9: of d; by e; seed 1.")
+    for path in (judged / "tables").iterdir():
+        if not path.name.startswith("20"):
+            path.unlink()
+    assert reporting.findings_block(judged).endswith(f"{VERDICT_RULE} Table 5: of a; by c; seed 0.")
 
 
 def test_findings_are_in_the_readme_only_where_it_has_markers_for_them(judged, monkeypatch):
