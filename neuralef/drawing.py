@@ -167,7 +167,7 @@ def segment_colours(num_clusters: int) -> np.ndarray:
     Returns:
         Colour of each segment, shape ``(num_clusters, 3)``, uint8.
     """
-    apart_first = [0, 1, 2, 4, 9, 3, 8, 5, 6, 7]  # of seaborn's palette, so that the first few differ most
+    apart_first = [0, 1, 2, 4, 8, 7, 3, 9, 5, 6]  # of seaborn's palette: the first few differ most, then each four
     if num_clusters > len(apart_first):
         return cluster_colours(num_clusters)
     palette = np.array(sns.color_palette("colorblind", len(apart_first)))[apart_first[:num_clusters]]
