@@ -288,10 +288,9 @@ class TableStudy:
             for each in finding.judge(numbers).differences:
                 first, second = each.first._asdict(), each.second._asdict()
                 apart = [name for name in first if first[name] != second[name]]
-                shared = [title_of(name, first[name]) for name in table.rows if name not in apart and first[name] != ""]
-                sides = (
-                    ", ".join(title_of(name, side[name]) or "default" for name in apart) for side in (first, second)
-                )
+                alike = [name for name in table.rows if name not in apart]
+                shared = filter(None, (title_of(name, first[name]) for name in alike))
+                sides = [[title_of(name, side[name]) or "default" for name in apart] for side in (first, second)]
                 low, high = each.interval()
                 interval = f" ({100 * low:+z.1f} to {100 * high:+z.1f})" if len(each.values) > 1 else ""
                 rows.append(
