@@ -250,7 +250,7 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("weights", "fetch", "moon"), "moon"),
         (("segment", "nowhere.jpg", "--out", "OUT"), "there is no photograph nowhere.jpg; check the path"),
         (("segment", f"{'n' * 244}.png", "--out", "OUT"), "File name too long"),  # with _overlay
-        (("segment", "OUT", "--out", "OUT"), "whose photographs it segments"),
+        (("segment", "OUT", "--out", "OUT"), "whose photographs are to be segmented"),
         (("segment", "OUT", "--out", "OUT/../maps"), "hold no photographs"),
         (("segment", "a/x.png", "b/x.png", "--out", "OUT"), "a/x.png and b/x.png would both write"),
         (("segment", "x.png", "x_overlay.jpg", "--out", "OUT"), "x_overlay.png"),
