@@ -104,7 +104,8 @@ PAPER_VERDICTS = {
 @pytest.mark.parametrize("number", TABLES)
 def test_what_the_findings_say_of_the_paper_s_own_numbers(number):
     numbers = published(TABLES[number])
-    assert [finding.judge(numbers).outcome for finding in TABLES[number].findings] == PAPER_VERDICTS[number]
+    outcomes = [finding.judge(numbers, single_runs=True).outcome for finding in TABLES[number].findings]
+    assert outcomes == PAPER_VERDICTS[number]
 
 
 def test_numbers_of_other_tables_that_a_table_repeats():
