@@ -6,6 +6,7 @@ What the user gave and cannot be used ends in one line on standard error and exi
 import errno
 import logging
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -255,8 +256,6 @@ def reproduce(
     force: Annotated[bool, typer.Option("--force", help="Run notebooks whose results still stand.")] = False,
 ) -> None:
     """Run the profile's notebooks, or those asked for, in order through papermill."""
-    from functools import cache
-
     import yaml
 
     from neuralef import notebooks
