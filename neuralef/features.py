@@ -227,16 +227,19 @@ def extract(
     }
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = (cache or cache_root()) / "features" / key
-    folder.mkdir(parents=True, exist_ok=True)
     content = {"identity": identity, "ids": dataset.ids(split), "channels": list(backbone.channels)}
-    with FileLock(folder / ".lock"):
-        manifest = _read_manifest(folder, content)
-        if manifest is None or not manifest["complete"]:
-            manifest = _extract(
-                folder, manifest, content, dataset, split, backbone, config, crop_size, progress=progress
-            )
-        else:
-            _verify(folder, manifest)
+    # A whole store is never written to again, so reading one takes no lock and works where nothing may be written.
+    manifest = _read_manifest(folder, content)
+    if manifest is None or not manifest["complete"]:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            manifest = _read_manifest(folder, content)  # perhaps another process has made it whole meanwhile
+            if manifest is None or not manifest["complete"]:
+                manifest = _extract(
+                    folder, manifest, content, dataset, split, backbone, config, crop_size, progress=progress
+                )
+                return _open(folder, manifest)
+    _verify(folder, manifest)
     return _open(folder, manifest)
 
 

@@ -125,6 +125,18 @@ def test_a_whole_store_is_not_computed_again(many, tmp_path):
     assert (loaded.ids, loaded.channels, loaded.extract_s) == (computed.ids, computed.channels, computed.extract_s)
 
 
+def test_a_whole_store_is_read_where_nothing_may_be_written(many, tmp_path, monkeypatch):
+    computed = store_of(many, Counting(), tmp_path)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(features, "FileLock", refuse)  # root may write anywhere, so permissions alone do not show it
+    assert store_of(many, Counting(), tmp_path).key == computed.key
+    with pytest.raises(PermissionError):
+        store_of(many, Counting(), tmp_path / "other")
+
+
 def test_a_disk_that_cannot_hold_the_features_is_named_before_anything_is_written(many, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(InputError, match="NEURALEF_CACHE"):
