@@ -356,8 +356,8 @@ def _sample_prepared(
 def _sample(store: FeatureStore, patches: int, seed: int, features_of, *, progress: bool) -> np.ndarray:
     """Features of at most ``patches`` patches, evenly many from each image, shape ``(N, C)``, float32.
 
-    Wide features are of fewer patches, :data:`SAMPLED_NUMBERS` numbers in all. Of more images than ``patches``, as many
-    are taken at even distances, and a patch from each.
+    Wide features are of fewer patches, :data:`SAMPLED_NUMBERS` numbers in all, but of one from each image. Of more
+    images than ``patches``, as many are taken at even distances, and a patch from each.
     """
     per_image = store.grid[0] * store.grid[1]
     images = np.arange(min(len(store), patches)) * len(store) // min(len(store), patches)

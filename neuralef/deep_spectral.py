@@ -73,11 +73,13 @@ class Cut:
             InputError: If the image has too few patches.
         """
         h, w, _ = features.shape
-        least = max(self.eigenvectors + 1, self.segments, *COLOUR_NEIGHBORS) + 1
+        linked = COLOUR_NEIGHBORS if self.colour_weight else ()
+        least = max(self.eigenvectors + 1, self.segments, *linked) + 1
         if h * w < least:
+            links = f", with {max(linked)} links of colour," if linked else ""
             raise InputError(
-                f"deep_spectral_eigenvectors {self.eigenvectors} and deep_spectral_segments {self.segments} need at "
-                f"least {least} patches an image; there are {h * w}; raise image_size or lower them"
+                f"deep_spectral_eigenvectors {self.eigenvectors} and deep_spectral_segments {self.segments}{links} "
+                f"need at least {least} patches an image; there are {h * w}; raise image_size or lower them"
             )
         affinity = image_affinity(features, colours, self.colour_weight)
         vectors = laplacian_eigenvectors(affinity, self.eigenvectors + 1)[:, 1:].astype(np.float32)

@@ -653,7 +653,8 @@ def save_map(path: Path, ids: np.ndarray) -> None:
 
 def _claim_maps(folder: Path, experiment_id: str) -> None:
     owner = folder / "experiment.json"
-    if owner.is_file() and read_json(owner, "experiment_id")["experiment_id"] != experiment_id:
+    filled = any(folder.glob("*/*.png"))  # a run that failed before its first map leaves its claim alone
+    if filled and owner.is_file() and read_json(owner, "experiment_id")["experiment_id"] != experiment_id:
         raise InputError(f"{folder} holds the maps of another experiment; choose another --out, or remove the folder")
     write_json(owner, {"experiment_id": experiment_id})
 
@@ -760,13 +761,18 @@ def open_study(profile_name: str, *, progress: bool = True) -> Study:
 
     The profile's dataset is used if it lies in the data root or can be fetched, else its fallback, and the study says
     so wherever it describes itself.
+
+    Raises:
+        InputError: If the profile is unknown, or its dataset cannot be had and it has no fallback.
     """
     profile = load_profile(profile_name)
     name, reason = profile.dataset, ""
-    if profile.fallback_dataset and not datasets.is_obtainable(name):
+    if not datasets.is_obtainable(name):
         try:
             datasets.prepare(name)
         except InputError as error:
+            if not profile.fallback_dataset:
+                raise
             log.warning("%s", error)
             name, reason = profile.fallback_dataset, f" (because {profile.dataset} could not be had)"
     return _study_of(profile, name, reason, progress=progress)

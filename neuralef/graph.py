@@ -111,7 +111,8 @@ def check_pixel_neighbors(patches: int, neighbors: Sequence[int]) -> None:
     wanted = max(neighbors, default=0)
     if wanted >= patches:
         raise InputError(
-            f"pixel_neighbors {tuple(neighbors)} need more than {wanted} patches an image; there are {patches}"
+            f"pixel_neighbors {tuple(neighbors)} need more than {wanted} patches an image; there are {patches}; lower "
+            "them or raise image_size"
         )
 
 

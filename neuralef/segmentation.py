@@ -180,7 +180,7 @@ def _window_logits(
 def segment_store(
     head: ClusterHead, store: FeatureStore, crop: Callable[[str], np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Cluster maps of the crops of a feature store, one image at a time; equal to :meth:`Segmenter.crop`.
+    """Cluster maps of the crops of a feature store, one image at a time; :meth:`Segmenter.crop` up to float16.
 
     Args:
         head: Head that gives the logits.

@@ -432,10 +432,11 @@ def check_sizes(grid: tuple[int, int], images: int, config: Config, num_eigenfun
             f"{num_eigenfunctions} clusters were asked of {patches} patches a batch; lower the number of clusters "
             "or raise batch_images"
         )
-    if not config.augment:  # a batch of larger offsets would be met by chance, some hours into a training
+    masked = config.augment and config.mask_padding  # how many patches are padding, only the crops say
+    if not masked:  # a batch of larger offsets would be met by chance, some hours into a training
         graph.check_feature_neighbors(patches, config.feature_neighbors)
     wanted = max(config.pixel_neighbors, default=0)
-    if config.pixel_weight and not config.augment and wanted >= of_image:
+    if config.pixel_weight and not masked and wanted >= of_image:
         raise InputError(
             f"pixel_neighbors {config.pixel_neighbors} need more than {wanted} patches an image; with patch_stride "
             f"{config.patch_stride} there may be {of_image}; lower patch_stride, or raise image_size"

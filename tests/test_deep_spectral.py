@@ -150,3 +150,7 @@ def test_an_image_of_too_few_patches_is_refused(image):
     with pytest.raises(InputError, match=r"at least 21 patches an image; there are 20"):
         CUT(features[:4, :5], colours[:4, :5])
     assert CUT(features[:4], colours[:4]).shape == (4, 6)
+    blind = replace(CUT, colour_weight=0.0)  # which has no links of colour to find
+    assert blind(features[:4, :5], None).shape == (4, 5)
+    with pytest.raises(InputError, match=rf"at least {CUT.segments + 1} patches an image; there are {CUT.segments}"):
+        blind(features[:1, : CUT.segments], None)

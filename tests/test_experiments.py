@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from neuralef import experiments, features, provenance
 from neuralef.augmentation import AugmentedPhotographs
 from neuralef.cli import app
-from neuralef.config import Config
+from neuralef.config import Config, load_profile
 from neuralef.datasets.folder import FolderDataset
 from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
@@ -443,6 +443,15 @@ def test_maps_of_another_experiment_are_not_overwritten(tmp_path):
         run_experiment(replace(EXPERIMENT, seed=1), ("kmeans",), tmp_path, save_maps=True, progress=False)
 
 
+def test_a_run_that_failed_before_its_first_map_leaves_the_folder_to_others(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("neuralef.experiments._evaluate", lambda *_, **__: 1 / 0)  # as a psi that diverges
+        with pytest.raises(ZeroDivisionError):
+            run_experiment(EXPERIMENT, ("kmeans",), tmp_path, save_maps=True, progress=False)
+    run_experiment(replace(EXPERIMENT, seed=1), ("kmeans",), tmp_path, save_maps=True, progress=False)
+    assert list((tmp_path / "maps" / "kmeans").glob("*.png"))
+
+
 def test_methods_fitted_on_another_dataset_are_scored_on_this_one(tmp_path):
     elsewhere = {**OPTIONS, "train": 5, "seed": 1}
     experiment = replace(EXPERIMENT, trained_on="synthetic_scenes", trained_on_options=elsewhere)
@@ -599,6 +608,17 @@ def test_a_profile_s_own_dataset_has_its_fallback(data_folder, no_network):
     assert [study.dataset_name for study in studies.members] == ["synthetic_scenes"]
     assert "because stanford_background could not be had" in studies.describe()
     assert open_studies("smoke", progress=False).describe() == open_study("smoke", progress=False).describe()
+
+
+def test_a_profile_s_dataset_without_fallback_is_fetched(data_folder, no_network, monkeypatch):
+    profile = replace(load_profile("smoke"), dataset="camvid", fallback_dataset="")
+    monkeypatch.setattr("neuralef.experiments.load_profile", lambda name: profile)
+    with pytest.raises(InputError, match="the tests have no network"):
+        open_study("alone", progress=False)
+    fetched = []
+    monkeypatch.setattr("neuralef.datasets.prepare", fetched.append)
+    assert open_study("alone", progress=False).dataset_name == "camvid"
+    assert fetched == ["camvid"]
 
 
 def test_the_key_of_the_data_changes_with_every_dataset(data_folder, no_network, tmp_path):

@@ -234,7 +234,7 @@ def test_all_other_patches_of_an_image_may_be_pixel_neighbours_and_no_more():
     _, colours = patches()
     linked = graph.pixel_graph(colours, neighbors=(19, 2)).toarray()
     np.testing.assert_array_equal(linked, np.kron(np.eye(2), 1 - np.eye(20)))
-    with pytest.raises(InputError, match=r"\(20, 2\) need more than 20 patches an image; there are 20"):
+    with pytest.raises(InputError, match=r"\(20, 2\) need more than 20 patches an image; there are 20; lower them"):
         graph.pixel_graph(colours, neighbors=(20, 2))
 
 

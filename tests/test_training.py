@@ -245,6 +245,15 @@ def test_more_clusters_than_patches_are_refused(store):
         training.train(store, replace(CONFIG, batch_images=1), num_eigenfunctions=1000, seed=0, progress=False)
 
 
+def test_batches_of_crops_are_checked_beforehand_unless_padding_may_leave_them():
+    config = replace(CONFIG, augment=True, mask_padding=False, pixel_weight=0.3, pixel_neighbors=(4, 2))
+    for changes in ({"feature_neighbors": 10_000}, {"pixel_neighbors": (64, 2)}):
+        with pytest.raises(InputError, match=next(iter(changes))):
+            training.check_sizes((8, 8), 6, replace(config, **changes), 4)
+        training.check_sizes((8, 8), 6, replace(config, mask_padding=True, **changes), 4)
+    training.check_sizes((8, 8), 6, config, 4)
+
+
 def test_more_neighbours_than_patches_are_refused(store):
     with pytest.raises(InputError, match="feature_neighbors"):
         training.train(store, replace(CONFIG, feature_neighbors=10_000), num_eigenfunctions=4, seed=0, progress=False)
