@@ -14,6 +14,7 @@ import typer
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from neuralef.allocation import keep_freed_memory
 from neuralef.errors import InputError
 
 # torch and timm take seconds to import; a command imports what it needs, so that --help answers at once.
@@ -386,6 +387,7 @@ def main() -> None:
     """Entry point: user errors and a system that refuses end in one line and status 2, an interruption in 130."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("neuralef").setLevel(logging.INFO)
+    keep_freed_memory()
     try:
         with logging_redirect_tqdm():
             app()

@@ -21,10 +21,8 @@ References:
     arXiv:1210.5644, through ``pydensecrf2``.
 """
 
-import ctypes
 import multiprocessing
 import os
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -35,6 +33,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from neuralef.allocation import keep_freed_memory
 from neuralef.errors import InputError
 from neuralef.protocols import WindowLogits
 
@@ -44,9 +43,6 @@ CRFMode = Literal["none", "colour", "black"]
 ITERATIONS = 10
 SMOOTHNESS_WEIGHT, SMOOTHNESS_XY = 3, 1
 APPEARANCE_WEIGHT, APPEARANCE_XY, APPEARANCE_RGB = 4, 67, 3
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of glibc's ``mallopt``, from its ``malloc.h``."""
 
 CLIP = 1e-5
 """Least probability that counts, as in ``pydensecrf.utils``: -log of it is the greatest unary energy, 11.5."""
@@ -132,12 +128,9 @@ def refine(
 def prepare_process() -> None:
     """One thread, and memory that is kept, for a process that does nothing else."""
     torch.set_num_threads(1)
-    # By default glibc gives the memory of every large array back and asks for it again, page by page, in each of the
-    # iterations: at 480 x 360 pixels and 64 clusters a third of the time. A process of its own may keep it.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    # The arrays of every iteration are larger than what is kept by default: without this a third of the time went to
+    # mapping them anew at 480 x 360 pixels and 64 clusters. A process of its own may keep all.
+    keep_freed_memory(2**31 - 1, whatever_size=True)
 
 
 def _refined(logits: WindowLogits, image: np.ndarray, mode: CRFImage) -> np.ndarray:

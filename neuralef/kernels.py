@@ -24,6 +24,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 from traitlets import default
 
+from neuralef.allocation import keep_freed_memory
+
 PRELOADED = (
     "ipykernel.kernelapp",
     "neuralef.experiments",
@@ -141,6 +143,7 @@ def _run_kernel(options: Sequence[str], folder: str, environment: Mapping[str, s
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    keep_freed_memory()
     # Both read the environment when they were imported.
     matplotlib.rcParams["backend"] = environment.get("MPLBACKEND", INLINE)
     IPKernelApp.launch_instance(argv=list(options), parent_handle=os.getppid())

@@ -19,6 +19,8 @@ from typing import Any
 import numba
 import torch
 
+from neuralef.allocation import keep_freed_memory
+
 THREADS = 2
 
 
@@ -62,6 +64,7 @@ def measure(
 def _measure(
     side: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], repeats: int, threads: int
 ) -> Measured:
+    keep_freed_memory()  # as commands and notebooks do
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     run = side(*arguments)
