@@ -60,6 +60,7 @@ from neuralef.training import (
     run_steps,
     set_learning_rate,
     total_steps,
+    training_identity,
 )
 
 Variant = Literal["none", "detached", "gradient"]
@@ -263,12 +264,13 @@ def train_probed(
         seed: Seed of initial weights, batches and Gumbel noise.
         variant: Whether the head's gradient stops before psi or enters it.
         label_weight: Weight of the cross-entropy beside our loss; default: :func:`official_label_weight`.
-        folder: Folder of the checkpoints; an interrupted run that finds its own there continues from it.
+        folder: Folder of the checkpoints, its own for every training; an interrupted one continues from what is there.
         checkpoint_every: Number of steps between checkpoints.
         progress: Whether to show a progress bar.
 
     Raises:
-        InputError: If K or the number of neighbours exceeds what the patches of a batch allow.
+        InputError: If K or the number of neighbours exceeds what the patches of a batch allow, a GPU is asked for and
+            there is none, or the folder has a checkpoint of another training.
         ValueError: If the variant has no head, or the labels are not of these images, or not of what is trained on.
     """
     if variant not in get_args(WithHead):
@@ -291,8 +293,9 @@ def train_probed(
         network,
         optimizer,
         partial(_train_step, network, optimizer, store, labels, config, variant, weight, seed=seed),
-        total_steps(store, config),
+        total_steps(len(store), config),
         description=f"training psi, label head {variant}, seed {seed}",
+        identity=training_identity(store, config, num_eigenfunctions, seed, variant, weight),
         step_type=ProbedStep,
         folder=folder,
         checkpoint_every=checkpoint_every,

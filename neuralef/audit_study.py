@@ -171,9 +171,10 @@ class Audit:
         append_rows(self.out / FILE, rows, columns=AUDIT_COLUMNS, key=AUDIT_KEY)
         return rows
 
-    def _label_parts(self, experiment: Experiment) -> tuple[str, float, str]:
-        labels = self.bench.dataset.label_fingerprint("train")
-        return labels, self.weight(experiment), provenance.code_digest("audit")
+    def _label_parts(self, experiment: Experiment) -> tuple[str, int, float, str]:
+        data = self.bench.dataset
+        labels, code = data.label_fingerprint("train"), provenance.code_digest("audit")
+        return labels, len(data.classes), self.weight(experiment), code
 
     def _evaluate(
         self, experiment: Experiment, trained: Trained, variant: Variant, method: str

@@ -3,8 +3,8 @@
 What the user gave and cannot be used ends in one line on standard error and exit status 2.
 """
 
-import errno
 import logging
+import math
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,24 +15,18 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from neuralef.allocation import keep_freed_memory
-from neuralef.errors import InputError
+from neuralef.errors import BEYOND_US, OUT_OF_MEMORY, InputError
+from neuralef.paths import fix_roots
 
 # torch and timm take seconds to import; a command imports what it needs, so that --help answers at once.
 
 log = logging.getLogger(__name__)
 
-BEYOND_US = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-    *(errno.EFBIG, errno.ENAMETOOLONG),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # a file where a folder should be, or the other way round
-)
-"""Errors of the system that the user can mend and we cannot: permissions, full disks, paths too long or in the way."""
-
 LARGEST_SEED = 2**32 - 1
 """Generators of torch on a processor, and those of scikit-learn, take 32 bits."""
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""What torch's errors say, which are of no class of their own where a processor lacks memory."""
+FEW_STEPS, ENOUGH_STEPS = 200, 1000
+"""Below how many steps a training of psi is warned of, and how many are proposed."""
 
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ends, as shells have it."""
@@ -140,12 +134,14 @@ def run(
     settings: Settings = None,
 ) -> None:
     """Run one experiment without any notebook and append its rows to OUT/results.csv."""
-    from neuralef.experiments import run_experiment
+    from neuralef.experiments import open_workbench, run_experiment
     from neuralef.files import ensure_writable_folder
 
     ensure_writable_folder(out)
     experiment = _experiment(dataset, backbone, clusters, seed, profile, settings, trained_on)
-    rows = run_experiment(experiment, _methods(methods), out, save_maps=save_maps)
+    chosen, bench = _methods(methods), open_workbench(experiment)
+    _warn_of_few_steps(chosen, bench)
+    rows = run_experiment(experiment, chosen, out, bench=bench, save_maps=save_maps)
     for row in rows:
         if row["matching"] == "max_iou":
             typer.echo(f"{row['method']:16} accuracy {row['accuracy']:.4f}  mIoU {row['mean_iou']:.4f}  (max_iou)")
@@ -222,6 +218,7 @@ def segment(
             if target.is_dir():  # which refuses names that are too long as well
                 raise InputError(f"{target}, which a map would be written to, is a folder; choose another --out")
             written[target] = path
+        _refuse_to_replace(out / f"{path.stem}.png", out / f"{path.stem}_overlay.png")
     maps = {target.resolve() for target in written}
     for path in images:
         if path.resolve() in maps:
@@ -237,6 +234,7 @@ def segment(
     bench = open_workbench(experiment)
     if REGISTRY[chosen].needs_psi:
         bench.check_training(experiment.clusters, experiment.config)
+    _warn_of_few_steps([chosen], bench)
     segmenter = bench.segmenter(chosen, experiment.clusters, experiment.seed)
     for path in tqdm(images, desc="segmenting", unit="image"):
         picture = read_image(path)
@@ -244,6 +242,22 @@ def segment(
         save_map(out / f"{path.stem}.png", found)
         save_overlay(out / f"{path.stem}_overlay.png", picture, found, num_clusters=experiment.clusters)
     typer.echo(f"maps are in {out}")
+
+
+def _refuse_to_replace(cluster_map: Path, overlay: Path) -> None:
+    """Raise ``InputError`` if either file is there and is not what ``segment`` has written before."""
+    from PIL import Image
+
+    known = False
+    if cluster_map.is_file():
+        try:
+            with Image.open(cluster_map) as image:
+                known = image.mode == "I;16"
+        except OSError:
+            pass
+    for path in (cluster_map, overlay):
+        if path.is_file() and not known:
+            raise InputError(f"{path} is there and no map of clusters; move it, or choose another --out")
 
 
 @app.command()
@@ -259,7 +273,7 @@ def reproduce(
     """Run the profile's notebooks, or those asked for, in order through papermill."""
     import yaml
 
-    from neuralef import notebooks
+    from neuralef import crf, notebooks
     from neuralef.config import parse_assignments
     from neuralef.experiments import open_studies, open_study
     from neuralef.files import ensure_writable_folder, write_text
@@ -272,6 +286,7 @@ def reproduce(
     folder = ensure_writable_folder((out or results_root(profile)).resolve())
     study = open_study(profile)
     typer.echo(study.describe())
+    crf.require(study.profile.config.crf)
     try:
         given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
     except yaml.YAMLError as error:
@@ -279,6 +294,7 @@ def reproduce(
     for name, option in {"profile": "--profile", "results": "--out"}.items():
         if name in given:
             raise InputError(f"--parameter {name}={given[name]} is not this one's to set; use {option}")
+    given = {name: _from_here(value) for name, value in given.items()}
     chosen = notebooks.sources(*(study.profile.notebooks if notebook is None else [notebook]))
     notebooks.check_numbers(study.profile.notebook_parameters)
     plan = {
@@ -306,28 +322,41 @@ def reproduce(
             read = digest(read, notebooks.report_key(folder))
         ran = notebooks.execute(source, parameters, folder, data_key=read, force=force)
         typer.echo(f"{source.name}: {'done' if ran else 'unchanged, kept'}")
-    page = folder / "report" / "index.html"
-    start = page if page.is_file() else folder / "notebooks" / f"{source.stem}.html"
+    reported = source.name.startswith(notebooks.REPORT)
+    start = folder / ("report/index.html" if reported else f"notebooks/{source.stem}.html")
     typer.echo(f"results are in {folder}; start with {start}")
 
 
 @app.command()
 def report(
     profile: ProfileName = "quick",
+    out: Annotated[Path | None, typer.Option(help="Results folder; default results/PROFILE.")] = None,
     readme: Annotated[bool, typer.Option("--readme", help="Also rewrite the README's generated parts.")] = False,
 ) -> None:
-    """Write results/PROFILE/report/index.html from the tables and figures that are there."""
+    """Write report/index.html of a results folder from the tables and figures that are there."""
     from neuralef import reporting
     from neuralef.config import load_profile
     from neuralef.paths import results_root
 
-    headline = results_root(load_profile(profile).name) / reporting.HEADLINE
+    headline = (out or results_root(load_profile(profile).name)) / reporting.HEADLINE
     if headline.is_file():
-        typer.echo(f"report is in {reporting.write_report(profile, headline.read_text().strip())}")
+        page = reporting.write_report(profile, headline.read_text().strip(), folder=headline.parent)
+        typer.echo(f"report is in {page}")
     elif not readme:  # which is made of committed results alone
         raise InputError(f"there is no run in {headline.parent}; run `neuralef reproduce --profile {profile}` first")
     if readme:
         typer.echo("README rewritten" if reporting.update_readme() else "README was up to date")
+
+
+def _from_here(value):
+    """A notebook's parameter, datasets in folders named by their absolute path: notebooks run in a folder of theirs."""
+    from neuralef.datasets.folder import PREFIX, expanded
+
+    if isinstance(value, list):
+        return [_from_here(item) for item in value]
+    if isinstance(value, str) and value.startswith(PREFIX):
+        return f"{PREFIX}{expanded(value.removeprefix(PREFIX)).absolute()}"
+    return value
 
 
 def _methods(text: str) -> list[str]:
@@ -366,7 +395,7 @@ def _experiment(
     from neuralef.precision import native_precisions, require
 
     base = load_profile(profile)
-    config = base.config.updated(parse_assignments(settings or []))
+    config = base.config_for(trained_on or dataset).updated(parse_assignments(settings or []))
     require(config.device)
     if config.precision not in native_precisions(config.device):
         log.warning(
@@ -383,11 +412,27 @@ def _experiment(
     return Experiment(*used, trained_on, source_options)
 
 
+def _warn_of_few_steps(methods: list[str], bench) -> None:
+    """Say so where a few photographs leave psi untrained: scores and maps would not show why they are poor."""
+    from neuralef.methods import REGISTRY
+    from neuralef.training import total_steps
+
+    steps = total_steps(len(bench.train_dataset.ids("train")), bench.config)
+    if any(REGISTRY[method].needs_psi for method in methods) and steps < FEW_STEPS:
+        log.warning(
+            "psi is trained in %d steps, where profile quick takes 1,400 of Stanford Background: it may have learned "
+            "next to nothing; raise the epochs, as --set epochs=%d",
+            steps,
+            math.ceil(bench.config.epochs * ENOUGH_STEPS / steps),
+        )
+
+
 def main() -> None:
     """Entry point: user errors and a system that refuses end in one line and status 2, an interruption in 130."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("neuralef").setLevel(logging.INFO)
     keep_freed_memory()
+    fix_roots()
     try:
         with logging_redirect_tqdm():
             app()
@@ -404,7 +449,7 @@ def main() -> None:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         said = str(error).partition("\n")[0] or "out of memory"
-        typer.echo(f"error: {said}; lower what was raised above its default, batch_images or image_size", err=True)
+        typer.echo(f"error: {said}; lower batch_images or image_size, if you have raised them", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:  # typer makes the one the other
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:

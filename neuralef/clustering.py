@@ -269,7 +269,7 @@ def fit_feature_kmeans(
     restarts: int = 1,
     progress: bool = True,
 ) -> FeatureKMeans:
-    """The K-means baseline, fitted on training features; ``centred`` chooses the stronger of the two forms."""
+    """The K-means baseline, fitted on training features: as they are, or ``centred`` and of unit length."""
     mean = high_mean(store) if centred else None
     points = _sample_prepared(store, config.kmeans_patches, seed, mean, progress=progress)
     centroids = fit_kmeans(points, num_clusters, seed=seed, iterations=config.kmeans_iterations, restarts=restarts)

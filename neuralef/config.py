@@ -218,6 +218,11 @@ class Profile:
     tables: TableSetup | None = None
     remark: str = ""
 
+    def config_for(self, dataset: str) -> Config:
+        """Hyper-parameters of a training on ``dataset``: the profile's, and what its tables set for it as itself."""
+        of_dataset = self.tables.datasets.get(dataset, {}) if self.tables else {}
+        return self.config if "name" in of_dataset else self.config.updated(of_dataset.get("config", {}))
+
 
 def profiles() -> tuple[str, ...]:
     """Names of the profiles."""
@@ -333,11 +338,7 @@ def _convert(value: Any, kind: Any) -> Any:
         parts = value.replace(";", ",").split(",") if isinstance(value, str) else value
         return tuple(_convert(part, get_args(kind)[0]) for part in parts)
     if kind is bool:
-        return (
-            {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
-            if not isinstance(value, bool)
-            else value
-        )
+        return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
     if kind is int and isinstance(value, float) and not value.is_integer():
         raise ValueError(value)
     return kind(value)

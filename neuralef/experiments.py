@@ -7,6 +7,7 @@ what is whole and computes the rest; rows are then derived from the contingency 
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,7 +23,7 @@ from neuralef import backbones, crf, datasets, provenance
 from neuralef.augmentation import AugmentedPhotographs
 from neuralef.backbones import Backbone
 from neuralef.clustering import ClusterHead, EigenfunctionHead, Method
-from neuralef.config import CLUSTERING_PREFIXES, EVALUATION_FIELDS, FEATURE_FIELDS, Config, Profile, load_profile
+from neuralef.config import FEATURE_FIELDS, Config, Profile, load_profile
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.errors import InputError
@@ -30,6 +31,7 @@ from neuralef.evaluation import MATCHINGS, image_counts, score
 from neuralef.features import FeatureStore, extract, to_tensor
 from neuralef.files import (
     ensure_writable_folder,
+    held_alone,
     read_checked_tensors,
     read_json,
     write_checked_tensors,
@@ -43,7 +45,7 @@ from neuralef.protocols import Sliding
 from neuralef.provenance import digest as _digest
 from neuralef.results import CLASS_COLUMNS, ResultRow, append_classes, append_rows, check_columns, parameter_columns
 from neuralef.segmentation import Segmenter, joint_logits, merged_maps, segment_store, store_windows
-from neuralef.training import Training, check_sizes, train
+from neuralef.training import Training, check_sizes, train, training_settings
 
 log = logging.getLogger(__name__)
 
@@ -377,17 +379,6 @@ def softmax_temperature(head: ClusterHead, config: Config) -> float:
     return config.temperature_end if isinstance(head, EigenfunctionHead) else 1.0
 
 
-def training_settings(config: Config) -> dict[str, Any]:
-    """The hyper-parameters psi depends on; ``short_side``, though it counts only with augmentation, is among them."""
-    settings = {
-        name: value
-        for name, value in asdict(config).items()
-        if not name.startswith(CLUSTERING_PREFIXES) and name not in EVALUATION_FIELDS
-    }
-    settings["train_crop"] = config.train_crop if config.augment else None
-    return settings
-
-
 def check_methods(methods: Sequence[str]) -> None:
     """Raise ``InputError`` naming the first method that is not registered."""
     for method in methods:
@@ -471,6 +462,10 @@ def run_seeds(
     return _run(experiments, methods, out, bench, save_maps=False, image_tables=False, progress=progress)
 
 
+SAME_FIT = 0.001
+"""Share of the pixels that may change their cluster when a fitted method is evaluated again."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """One method of one experiment, and where its record and its counts by image are kept."""
@@ -508,8 +503,6 @@ def _run(
     rows: dict[str, list[ResultRow]] = {}
     for experiment in experiments:
         experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
-        if save_maps:
-            _claim_maps(out / "maps", experiment_id)
         rows[experiment_id] = []
         for method in dict.fromkeys(methods):
             paths = (_run_path(out, experiment_id, method, kind) for kind in ("json", "safetensors"))
@@ -517,19 +510,38 @@ def _run(
     # Under sliding windows all share the backbone's passes; else the rows of each are kept before the next.
     groups = [jobs] if first.config.protocol == "sliding" else [[job] for job in jobs]
     maps = out / "maps" if save_maps else None
-    for group in groups:
-        wanted = [
-            job for job in group if not job.record.is_file() or save_maps or (image_tables and not job.tables.is_file())
-        ]
-        evaluated = _evaluate(wanted, bench, maps=maps, image_tables=image_tables) if wanted else []
-        for job, record, tables in evaluated:
-            if image_tables:
-                write_checked_tensors(job.tables, {"counts": torch.from_numpy(tables)}, {"method": job.method})
-            if not job.record.is_file():
-                write_json(job.record, {"experiment_id": job.experiment_id, **record})
-        for job in group:
-            rows[job.experiment_id] += _store_rows(out, job.experiment, read_json(job.record, "experiment_id"), bench)
+    with _claimed_maps(maps, jobs[0].experiment_id) if maps else nullcontext():
+        for group in groups:
+            _run_together(group, bench, maps=maps, image_tables=image_tables)
+            for job in group:
+                record = read_json(job.record, "experiment_id")
+                rows[job.experiment_id] += _store_rows(out, job.experiment, record, bench)
     return list(rows.values())
+
+
+def _run_together(jobs: Sequence[_Job], bench: Workbench, *, maps: Path | None, image_tables: bool) -> None:
+    """Evaluate those of the jobs of which something is not kept yet, and keep it."""
+    wanted = [job for job in jobs if not job.record.is_file() or maps or (image_tables and not job.tables.is_file())]
+    for job, record, tables in _evaluate(wanted, bench, maps=maps, image_tables=image_tables) if wanted else []:
+        if image_tables:
+            write_checked_tensors(job.tables, {"counts": torch.from_numpy(tables)}, {"method": job.method})
+        if job.record.is_file():
+            _check_same_fit(job, np.array(record["counts"]))
+        else:
+            write_json(job.record, {"experiment_id": job.experiment_id, **record})
+
+
+def _check_same_fit(job: _Job, counts: np.ndarray) -> None:
+    """Raise ``InputError`` if a method that is evaluated again is not the one whose rows are there.
+
+    The same settings give another psi on another machine; what changes where only roundings do is a few pixels.
+    """
+    before = np.array(read_json(job.record, "counts")["counts"])
+    if np.abs(counts - before).sum() > 2 * SAME_FIT * counts.sum():  # a pixel that moves is missed here and new there
+        raise InputError(
+            f"{job.record} has scores of another fit of {job.method} than this one, as another machine makes; choose "
+            "another folder with --out, or bring the cache that the first was made with"
+        )
 
 
 def _check_same_features(experiment: Experiment, bench: Workbench) -> None:
@@ -584,6 +596,7 @@ def _evaluate(
                 save_map(maps / "truth" / f"{image.image_id}.png", image.label)
     if not counts[0].sum():
         raise InputError(f"no pixel of the {images} evaluated images of {bench.dataset.name} has a label; check them")
+    _warn_of_absent_classes(bench.dataset, counts[0].sum(axis=0))
     eval_s = (perf_counter() - began) / len(jobs)
     trained = [
         bench.training(clusters, job.experiment.seed, config).train_s if REGISTRY[job.method].needs_psi else 0.0
@@ -605,6 +618,16 @@ def _evaluate(
         for number, job in enumerate(jobs)
     ]
     return list(zip(jobs, records, tables, strict=True))
+
+
+def _warn_of_absent_classes(dataset: Dataset, pixels: np.ndarray) -> None:
+    absent = [semantic.name for semantic, count in zip(dataset.classes, pixels, strict=True) if not count]
+    if absent and dataset.name.startswith(datasets.PREFIX):  # one's own: others are known to be as they are
+        log.warning(
+            "no label that was evaluated holds class %s of %s; 255 means ignore, so save masks of 0 and 255 as 0 and 1",
+            ", ".join(map(repr, absent)),
+            dataset.name,
+        )
 
 
 def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench: Workbench) -> list[ResultRow]:
@@ -649,6 +672,16 @@ def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench
 def save_map(path: Path, ids: np.ndarray) -> None:
     """Write a map of ids as PNG: 16-bit for uint16 (clusters), 8-bit for uint8 (classes)."""
     write_png(path, ids)
+
+
+@contextmanager
+def _claimed_maps(folder: Path, experiment_id: str) -> Iterator[None]:
+    """Keep a folder of maps for one experiment, and other processes out while it is filled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    refusal = f"another process is writing maps to {folder}; wait until it ends, or choose another --out"
+    with held_alone(folder / ".lock", refusal):
+        _claim_maps(folder, experiment_id)
+        yield
 
 
 def _claim_maps(folder: Path, experiment_id: str) -> None:

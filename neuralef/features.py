@@ -14,8 +14,10 @@ continues after the last chunk whose checksum holds. Every checksum is verified 
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -28,7 +30,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -37,7 +38,7 @@ from neuralef.config import Config
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image
 from neuralef.errors import InputError
-from neuralef.files import write_json
+from neuralef.files import locked, write_json
 from neuralef.paths import cache_root
 from neuralef.precision import Precision
 from neuralef.provenance import code_digest, versions
@@ -48,6 +49,9 @@ ALL = slice(None)
 
 CHUNK = 8
 """Images that pass the backbone together and share a checksum."""
+
+SAVE_EVERY_S = 30
+"""Seconds between two notes of which chunks are done: what a killed process has to do again; Ctrl-C loses nothing."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ def extract(
     manifest = _read_manifest(folder, content)
     if manifest is None or not manifest["complete"]:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with locked(folder / ".lock", f"is computing the features of {dataset.name}/{split}"):
             manifest = _read_manifest(folder, content)  # perhaps another process has made it whole meanwhile
             if manifest is None or not manifest["complete"]:
                 manifest = _extract(
@@ -271,6 +275,8 @@ def _extract(
         manifest = {**content, "chunks": [], "extract_s": 0.0, "complete": False}
         write_json(folder / "manifest.json", manifest)
     arrays = _arrays(folder, "r+")
+    for name in arrays:
+        _reserve(folder / f"{name}.npy")
     manifest["chunks"] = _intact_chunks(arrays, manifest["chunks"])
     done = len(manifest["chunks"])
     starts = range(done * CHUNK, len(ids), CHUNK)
@@ -282,21 +288,26 @@ def _extract(
         disable=not progress,
     )
 
+    saved = perf_counter()
+
     def read(start: int) -> np.ndarray:
         return np.stack([crop_image(dataset.image(image_id), crop_size) for image_id in ids[start : start + CHUNK]])
 
     def write(start: int, features: np.ndarray, colours: np.ndarray, seconds: float) -> None:
+        nonlocal saved
         rows = slice(start, start + len(features))
         arrays["patches"][rows] = features
         arrays["colours"][rows] = colours
         manifest["chunks"].append(_digest(arrays, rows))
         manifest["extract_s"] += seconds
-        write_json(folder / "manifest.json", manifest)
+        if perf_counter() - saved > SAVE_EVERY_S:
+            write_json(folder / "manifest.json", manifest)
+            saved = perf_counter()
         bar.update(len(features))
 
     # While one chunk passes the backbone, the next is decoded and the one before is written, each by one thread.
     # Neither calls torch, whose OpenMP gives every thread that calls it a team of its own, beside the backbone's.
-    with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with bar, _noted(folder, manifest), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         began = perf_counter()
         upcoming, written = reader.submit(read, starts[0]) if starts else None, None
         for start in starts:
@@ -323,6 +334,26 @@ def _extract(
     write_json(folder / "manifest.json", manifest)
     log.info("features of %s/%s are in %s", dataset.name, split, folder)
     return manifest
+
+
+@contextmanager
+def _noted(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
+    """Write the manifest as it is in the end, be it an interruption."""
+    try:
+        yield
+    finally:
+        write_json(folder / "manifest.json", manifest)
+
+
+def _reserve(path: Path) -> None:
+    """Take the whole of a file's space: where a disk fills under a memory map, the process is killed without a word."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                error.filename = str(path)
+                raise
 
 
 def _digest(arrays: dict[str, np.ndarray], rows: slice) -> str:

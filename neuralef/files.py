@@ -2,8 +2,10 @@
 
 import io
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,13 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
 from neuralef.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 def ensure_writable_folder(folder: Path) -> Path:
@@ -26,9 +31,38 @@ def ensure_writable_folder(folder: Path) -> Path:
         trial.unlink()
     except OSError as error:
         raise InputError(
-            f"cannot write to folder {folder} ({error.strerror}); choose another or mend its permissions"
+            f"cannot write to folder {folder} ({error.strerror}); choose another, or change its permissions"
         ) from error
     return folder
+
+
+@contextmanager
+def locked(path: Path, waiting_for: str) -> Iterator[None]:
+    """Hold a lock; where another process has it, say what is waited for and wait."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process %s; waiting for it", waiting_for)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def held_alone(path: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock; where another process has it, raise ``InputError`` with what ``refusal`` says."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(refusal) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

@@ -7,7 +7,8 @@ that differ in their seed share the images; a resample draws images once for all
 
 Two things to know when reading such an interval. A resample holds about 63 % of the images, some of them twice, so a
 matching fits it otherwise than the whole set, as a rule a little better, and the interval does not lie evenly about the
-estimate: ``Interval.bias`` says how far resamples are off. What both sides share of that drops out of a difference;
+estimate: ``Interval.bias`` says how far resamples are off. (Where few images hold a class, a resample without them
+averages over the others, which shifts it as well.) What both sides share of that drops out of a difference;
 what one of them has alone does not. Of differences to K-means on Stanford Background the middles of the intervals lie
 up to 1.4 points above the estimates (table ``32_differences``): an end nearer to 0 than that decides nothing. And few
 runs show little of the spread between runs: the variance of a resampled mean of S runs is (S - 1) / S of the unbiased
@@ -95,8 +96,8 @@ def bootstrap_interval(
     Raises:
         ValueError: If there is no run, the runs differ in their images, or there is no draw.
     """
-    images = _images(runs)
-    image_weights, run_weights = _weights(images, len(runs), draws, seed)
+    runs = _labelled(runs)
+    image_weights, run_weights = _weights(len(runs[0]), len(runs), draws, seed)
     values = _mean_over_runs(_resampled(runs, statistic, image_weights), run_weights)
     return _interval(float(np.mean(_estimates(runs, statistic))), values, level)
 
@@ -127,8 +128,9 @@ def paired_difference_interval(
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} runs cannot be paired with {len(second)}")
-    images = _images([*first, *second])
-    image_weights, run_weights = _weights(images, len(first), draws, seed)
+    tables = _labelled([*first, *second])
+    first, second = tables[: len(first)], tables[len(first) :]
+    image_weights, run_weights = _weights(len(tables[0]), len(first), draws, seed)
     difference = _resampled(second, statistic, image_weights) - _resampled(first, statistic, image_weights)
     estimate = np.mean(_estimates(second, statistic)) - np.mean(_estimates(first, statistic))
     return _interval(float(estimate), _mean_over_runs(difference, run_weights), level)
@@ -142,11 +144,13 @@ def paired_gains(
     return tuple(after - before for before, after in zip(*scores, strict=True))
 
 
-def _images(runs: Sequence[np.ndarray]) -> int:
+def _labelled(runs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The tables of the images that have a labelled pixel: others add nothing, but a resample of them has no score."""
     numbers = {len(run) for run in runs}
     if len(numbers) != 1:
         raise ValueError(f"an interval needs runs on the same images; there are runs on {sorted(numbers) or 'none'}")
-    return numbers.pop()
+    labelled = np.logical_or.reduce([run.any(axis=(1, 2)) for run in runs])
+    return [run[labelled] for run in runs]
 
 
 def _weights(images: int, runs: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

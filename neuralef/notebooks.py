@@ -7,8 +7,9 @@ replace its output atomically, so an executed notebook is written under another 
 import ast
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from fnmatch import fnmatch
 from hashlib import sha256
@@ -18,14 +19,14 @@ from typing import Any
 
 import nbformat
 import papermill
-from filelock import FileLock, Timeout
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from neuralef import kernels, provenance
 from neuralef.config import load_profile
-from neuralef.errors import InputError
-from neuralef.files import read_json, write_json, write_text
+from neuralef.errors import BEYOND_US, OUT_OF_MEMORY, InputError
+from neuralef.files import held_alone, read_json, write_json, write_text
 from neuralef.paths import notebooks_root
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def execute(
 
     Raises:
         InputError: If a parameter is unknown, another process is running the notebook into the same folder, or the
-            notebook met an input that cannot be used.
+            notebook met an input that cannot be used, a system that refuses, or the end of memory.
         papermill.exceptions.PapermillExecutionError: If a cell failed otherwise.
     """
     check_parameters(notebook, parameters)
@@ -140,7 +141,7 @@ def execute(
     executed.parent.mkdir(parents=True, exist_ok=True)
     with _alone(executed):
         before = _outputs(out)
-        unfinished = executed.with_name(f"{executed.stem}.running.ipynb")
+        unfinished, failed = (executed.with_name(f"{executed.stem}.{end}.ipynb") for end in ("running", "failed"))
         try:
             papermill.execute_notebook(
                 str(notebook),
@@ -150,34 +151,41 @@ def execute(
                 kernel_manager_class=kernels.manager(),
                 cwd=str(notebook.parent),
                 log_output=False,
+                progress_bar={"desc": notebook.stem, "unit": "cell"},
             )
         except PapermillExecutionError as error:
-            failed = unfinished.replace(executed.with_name(f"{executed.stem}.failed.ipynb"))
-            if error.ename == InputError.__name__:
-                raise InputError(f"{notebook.name}: {error.evalue}") from error
+            unfinished.replace(failed)
+            if _is_for_the_user(error):
+                raise InputError(f"{notebook.name}: {error.evalue or OUT_OF_MEMORY[0]}") from error
             log.error("%s failed; see %s", notebook.name, failed)
             raise
+        except DeadKernelError as error:
+            raise InputError(
+                f"{notebook.name}: its process was killed, most likely because memory ran out; close other programs, "
+                "or lower batch_images or image_size in the profile"
+            ) from error
         unfinished.replace(executed)
+        failed.unlink(missing_ok=True)
         write_text(executed.with_suffix(".html"), _page(nbformat.read(executed, as_version=4)))
         write_json(stamp, {"digest": digest, "outputs": _own(notebook.name[:2], before, _outputs(out))})
     return True
 
 
-@contextmanager
-def _alone(executed: Path) -> Iterator[None]:
+def _alone(executed: Path) -> AbstractContextManager[None]:
     """Keep other processes from running the same notebook into the same folder, where both would write it."""
-    lock = FileLock(executed.with_name(f".{executed.stem}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(
-            f"another process is running {executed.name} into {executed.parent.parent}; wait until it ends, or choose "
-            "another folder with --out"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return held_alone(
+        executed.with_name(f".{executed.stem}.lock"),
+        f"another process is running {executed.name} into {executed.parent.parent}; wait until it ends, or choose "
+        "another folder with --out",
+    )
+
+
+def _is_for_the_user(error: PapermillExecutionError) -> bool:
+    """Whether a cell ended in what the command line says in one line: see :class:`neuralef.errors.InputError`."""
+    if error.ename in (InputError.__name__, MemoryError.__name__):
+        return True
+    number = re.match(r"\[Errno (\d+)\]", error.evalue)
+    return bool(number and int(number[1]) in BEYOND_US) or any(sign in error.evalue for sign in OUT_OF_MEMORY)
 
 
 def _page(notebook: nbformat.NotebookNode) -> str:

@@ -14,6 +14,17 @@ def project_root() -> Path:
     return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
 
 
+ROOTS = ("NEURALEF_DATA", "NEURALEF_WEIGHTS", "NEURALEF_CACHE")
+"""Variables of the environment that move what is read and kept."""
+
+
+def fix_roots() -> None:
+    """Make relative paths of :data:`ROOTS` absolute, so that notebooks, which run elsewhere, find the same folders."""
+    for name in ROOTS:
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).absolute())
+
+
 def data_root(root: str | Path | None = None) -> Path:
     """Where datasets lie: the argument, else ``$NEURALEF_DATA``, else ``data/`` of the checkout."""
     return Path(root or os.environ.get("NEURALEF_DATA") or project_root() / "data")

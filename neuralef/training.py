@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +27,14 @@ from tqdm.auto import tqdm
 
 from neuralef import graph, graph_torch
 from neuralef.augmentation import AugmentedPhotographs
-from neuralef.config import Config
+from neuralef.config import CLUSTERING_PREFIXES, EVALUATION_FIELDS, Config
 from neuralef.eigenfunctions import Eigenfunctions, gumbel_softmax, l2_batch_norm
 from neuralef.errors import InputError
 from neuralef.features import FeatureStore
 from neuralef.files import read_checked_tensors, write_checked_tensors
 from neuralef.objective import Kernel, Objective, neural_eigenfunction_objective
 from neuralef.precision import Device, autocast, require
+from neuralef.provenance import digest
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +153,7 @@ def train(
         config: Hyper-parameters of kernel, psi, quantisation, objective and schedule.
         num_eigenfunctions: Number of eigenfunctions, the paper's K.
         seed: Seed of initial weights, batches and Gumbel noise.
-        folder: Folder of the checkpoints; an interrupted run that finds its own there continues from it.
+        folder: Folder of the checkpoints, its own for every training; an interrupted one continues from what is there.
         checkpoint_every: Number of steps between checkpoints.
         progress: Whether to show a progress bar.
         augmented: Source of the patches of every batch in place of the store, which then says which images there are
@@ -159,7 +161,8 @@ def train(
 
     Raises:
         InputError: If K or the number of neighbours exceeds what the patches of a batch allow, random crops are asked
-            for and not given, or there is no GPU where one is.
+            for and not given, a GPU is asked for and there is none, or the folder has a checkpoint of another
+            training.
     """
     if config.augment and augmented is None:
         raise InputError("augment is true, but this training has stored features alone; set augment=false")
@@ -170,8 +173,9 @@ def train(
         psi,
         optimizer,
         partial(_train_step, psi, optimizer, store, config, augmented, seed=seed),
-        total_steps(store, config),
+        total_steps(len(store), config),
         description=f"training psi, seed {seed}",
+        identity=training_identity(store, config, num_eigenfunctions, seed),
         folder=folder,
         checkpoint_every=checkpoint_every,
         progress=progress,
@@ -186,6 +190,7 @@ def run_steps(
     total: int,
     *,
     description: str,
+    identity: str = "",
     step_type: type[Step] = Step,
     folder: Path | None = None,
     checkpoint_every: int = 100,
@@ -200,6 +205,7 @@ def run_steps(
             function of the step alone.
         total: Number of steps.
         description: Label of the progress bar.
+        identity: What a checkpoint must be of to be continued, as :func:`training_identity` says it.
         step_type: Class of what ``take_step`` returns.
         folder: Folder of the checkpoints; ``None``: none are kept.
         checkpoint_every: Number of steps between checkpoints.
@@ -209,9 +215,10 @@ def run_steps(
         All steps, and the seconds they took.
 
     Raises:
-        InputError: If a loss, or a weight in the end, is not finite: what such a network gives is no result.
+        InputError: If a loss, or a weight in the end, is not finite: what such a network gives is no result. Also if
+            the checkpoint is damaged or of another training.
     """
-    history, seconds_before = _resume(folder, network, optimizer, step_type) if folder else ([], 0.0)
+    history, seconds_before = _resume(folder, identity, network, optimizer, step_type) if folder else ([], 0.0)
     if 0 < len(history) < total:
         log.info("continuing after step %d of %d from %s", len(history), total, folder)
     began, seconds = perf_counter(), seconds_before
@@ -221,13 +228,13 @@ def run_steps(
         if not math.isfinite(done.loss) or (step + 1 == total and not _is_finite(network)):
             raise InputError(
                 f"{description}: diverged, step {step + 1} of {total} has loss {done.loss} or leaves weights that are "
-                "not finite; lower learning_rate, or take other settings that are far from their defaults back"
+                "not finite; lower learning_rate, or move settings that are far from their defaults back towards them"
             )
         history.append(done)
         bar.set_postfix(loss=f"{done.loss:.4f}", rayleigh=f"{done.mean_rayleigh:.3f}", refresh=False)
         seconds = seconds_before + perf_counter() - began
         if folder and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
-            _save(folder, network, optimizer, history, seconds)
+            _save(folder, identity, network, optimizer, history, seconds)
     return history, seconds
 
 
@@ -235,9 +242,28 @@ def _is_finite(network: nn.Module) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in network.parameters())
 
 
-def total_steps(store: FeatureStore, config: Config) -> int:
-    """Steps of a whole training; images left over at the end of an epoch wait for another order."""
-    return config.epochs * (len(store) // min(config.batch_images, len(store)))
+def total_steps(images: int, config: Config) -> int:
+    """Steps of a whole training on so many images; those left over at the end of an epoch wait for another order."""
+    return config.epochs * (images // min(config.batch_images, images))
+
+
+def training_settings(config: Config) -> dict[str, Any]:
+    """The hyper-parameters psi depends on; ``short_side``, though it counts only with augmentation, is among them."""
+    settings = {
+        name: value
+        for name, value in asdict(config).items()
+        if not name.startswith(CLUSTERING_PREFIXES) and name not in EVALUATION_FIELDS
+    }
+    settings["train_crop"] = config.train_crop if config.augment else None
+    return settings
+
+
+def training_identity(
+    store: FeatureStore, config: Config, num_eigenfunctions: int, seed: int, *further: str | float
+) -> str:
+    """Digest of what a training is made from, and of what ``further`` says of it; code does not count."""
+    settings = training_settings(config) | ({} if config.augment else {"short_side": None})
+    return digest(store.key, settings, num_eigenfunctions, seed, *further)
 
 
 def batch_at(
@@ -251,11 +277,11 @@ def batch_at(
         levels, colours, kept = store.levels(images, rows, columns), store.colours(images, rows, columns), None
     else:
         levels, colours, kept = augmented.batch(images, rows, columns, seed=seed, step=step)
-        if step + 1 < total_steps(store, config):
+        if step + 1 < total_steps(len(store), config):
             augmented.begin(_images_at(len(store), config, seed, step + 1)[1], seed=seed, step=step + 1)
     levels, colours = levels.to(config.device), colours.to(config.device)
     kept = None if kept is None else kept.to(config.device)
-    temperature, learning_rate = schedules(config, step / total_steps(store, config))
+    temperature, learning_rate = schedules(config, step / total_steps(len(store), config))
     return Batch(
         step=step,
         epoch=epoch,
@@ -415,7 +441,7 @@ def _images_at(images: int, config: Config, seed: int, step: int) -> tuple[int, 
 
 
 def check_sizes(grid: tuple[int, int], images: int, config: Config, num_eigenfunctions: int) -> None:
-    """Raise ``InputError`` if a batch may have fewer patches than K, or than there are to be neighbours, or none.
+    """Raise ``InputError`` if a batch may hold fewer patches than K, no more than ``feature_neighbors``, or none.
 
     Args:
         grid: Patches down and across an image, or a crop.
@@ -429,8 +455,8 @@ def check_sizes(grid: tuple[int, int], images: int, config: Config, num_eigenfun
     patches = min(config.batch_images, images) * of_image
     if num_eigenfunctions > patches:
         raise InputError(
-            f"{num_eigenfunctions} clusters were asked of {patches} patches a batch; lower the number of clusters "
-            "or raise batch_images"
+            f"{num_eigenfunctions} clusters were asked of {patches} patches a batch; lower the number of clusters or "
+            + ("raise batch_images" if config.batch_images < images else "patch_stride, or take more photographs")
         )
     masked = config.augment and config.mask_padding  # how many patches are padding, only the crops say
     if not masked:  # a batch of larger offsets would be met by chance, some hours into a training
@@ -444,23 +470,33 @@ def check_sizes(grid: tuple[int, int], images: int, config: Config, num_eigenfun
 
 
 def _save(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, history: list[Step], seconds: float
+    folder: Path,
+    identity: str,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: list[Step],
+    seconds: float,
 ) -> None:
     names = [name for name, _ in network.named_parameters()]
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{names[index]}.{key}": value for key, value in state.items()}
-    write_checked_tensors(
-        folder / CHECKPOINT, tensors, {"history": [asdict(step) for step in history], "train_s": seconds}
-    )
+    document = {"identity": identity, "history": [asdict(step) for step in history], "train_s": seconds}
+    write_checked_tensors(folder / CHECKPOINT, tensors, document)
 
 
 def _resume(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step_type: type[Step]
+    folder: Path, identity: str, network: nn.Module, optimizer: torch.optim.Optimizer, step_type: type[Step]
 ) -> tuple[list[Step], float]:
-    if not (folder / CHECKPOINT).is_file():
+    path = folder / CHECKPOINT
+    if not path.is_file():
         return [], 0.0
-    tensors, document = read_checked_tensors(folder / CHECKPOINT)
+    tensors, document = read_checked_tensors(path)
+    if document.get("identity") != identity:
+        raise InputError(
+            f"{path} is of another training (other features, settings, number of eigenfunctions or seed); choose "
+            "another folder, or delete it"
+        )
     network.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
     state = optimizer.state_dict()
     for index, (name, _) in enumerate(network.named_parameters()):

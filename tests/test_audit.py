@@ -231,6 +231,9 @@ def test_a_killed_run_continues_bit_identically(store, labels, tmp_path, monkeyp
     assert resumed.history == whole.history
     monkeypatch.setattr(audit, "_train_step", lambda *_, **__: pytest.fail("a step was repeated"))
     assert same(whole.psi, train_probed(store, labels, CONFIG, variant="gradient", **FIT, **keep).psi)
+    for other in ({"variant": "detached"}, {"variant": "gradient", "label_weight": 0.5}):
+        with pytest.raises(InputError, match="of another training"):
+            train_probed(store, labels, CONFIG, **FIT, **keep, **other)
 
 
 def test_a_variant_without_head_and_labels_of_other_images_are_refused(store, counts, labels):

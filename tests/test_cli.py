@@ -1,7 +1,9 @@
 import io
 import os
+import shutil
 import sys
 import tarfile
+from dataclasses import replace
 from typing import get_type_hints
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 from test_experiments import write_folder_dataset
 
 from neuralef import cli, notebooks
+from neuralef.config import load_profile
 from neuralef.methods import REGISTRY
 
 
@@ -115,6 +118,37 @@ def test_reproduce_runs_the_notebooks_of_the_profile_or_those_asked_for(monkeypa
     assert executed("--profile", "smoke", "--notebook", "1[12]*") == ["11", "12"]
 
 
+def test_reproduce_names_the_report_only_where_it_was_written(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("neuralef.notebooks.execute", lambda *_, **__: True)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("of before")
+    arguments = ("reproduce", "--profile", "smoke", "--out", tmp_path)
+    for number, page in {"11": "notebooks/11_kernel.html", "90": "report/index.html"}.items():
+        _, said, _ = call(monkeypatch, capsys, *arguments, "--notebook", number)
+        assert said.splitlines()[-1] == f"results are in {tmp_path}; start with {tmp_path / page}"
+
+
+def test_reproduce_asks_for_the_crf_before_anything_is_trained(monkeypatch, capsys, tmp_path):
+    profile = load_profile("smoke")
+    asking = replace(profile, config=replace(profile.config, crf="colour"))
+    monkeypatch.setattr("neuralef.experiments.load_profile", lambda name: asking)
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    monkeypatch.setattr("neuralef.notebooks.execute", lambda *_, **__: pytest.fail("a notebook was run"))
+    assert_one_error(*call(monkeypatch, capsys, "reproduce", "--profile", "smoke", "--out", tmp_path), "not installed")
+
+
+def test_relative_folders_are_those_of_the_command(monkeypatch, capsys, tmp_path):
+    write_folder_dataset(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEURALEF_CACHE", "kept")
+    passed = {}
+    monkeypatch.setattr("neuralef.notebooks.execute", lambda source, parameters, *_, **__: passed.update(parameters))
+    arguments = ("reproduce", "--profile", "smoke", "--out", "out", "--notebook", "30")
+    assert call(monkeypatch, capsys, *arguments, "-p", "datasets=['folder:mine']")[0] == 0
+    assert passed["datasets"] == [f"folder:{tmp_path / 'mine'}"]
+    assert os.environ["NEURALEF_CACHE"] == str(tmp_path / "kept")
+
+
 def test_reproduce_passes_on_what_the_profile_sets_for_a_notebook(monkeypatch, capsys, tmp_path):
     passed = {}
     monkeypatch.setattr(
@@ -169,6 +203,34 @@ def test_segment_takes_a_folder_of_photographs(monkeypatch, capsys, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     assert [Image.open(tmp_path / "maps" / name).size for name in ("a.png", "b.png")] == [(70, 50), (48, 64)]
+
+
+def test_segment_replaces_its_own_maps_and_nothing_else(monkeypatch, capsys, tmp_path):
+    Image.new("RGB", (50, 70)).save(tmp_path / "holiday.jpg")
+    arguments = ("segment", tmp_path / "holiday.jpg", "--dataset", "synthetic_scenes", "--profile", "smoke")
+    arguments += ("--method", "kmeans", "--out", tmp_path)
+    for name in ("holiday.png", "holiday_overlay.png"):
+        Image.new("RGB", (10, 10)).save(tmp_path / name)
+        assert_one_error(*call(monkeypatch, capsys, *arguments), f"{name} is there and no map of clusters")
+        assert Image.open(tmp_path / name).size == (10, 10)
+        (tmp_path / name).unlink()
+    for _ in range(2):
+        assert call(monkeypatch, capsys, *arguments)[0] == 0
+    assert Image.open(tmp_path / "holiday.png").mode == "I;16"
+
+
+def test_segment_fits_to_photographs_without_labels(monkeypatch, capsys, caplog, tmp_path):
+    write_folder_dataset(tmp_path / "mine")
+    for part in ("labels", "images/val"):
+        shutil.rmtree(tmp_path / "mine" / part)
+    (tmp_path / "mine" / "classes.csv").unlink()
+    photographs = tmp_path / "mine" / "images" / "train"
+    arguments = ("segment", photographs, "--dataset", f"folder:{tmp_path / 'mine'}", "--profile", "smoke")
+    assert call(monkeypatch, capsys, *arguments, "--method", "kmeans", "--out", tmp_path / "maps")[0] == 0
+    assert len(list((tmp_path / "maps").glob("*.png"))) == 2 * len(list(photographs.iterdir()))
+    assert "epochs" not in caplog.text
+    assert call(monkeypatch, capsys, *arguments, "--method", "ours", "--out", tmp_path / "maps")[0] == 0
+    assert "raise the epochs, as --set epochs=" in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such name")

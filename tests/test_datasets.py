@@ -383,6 +383,19 @@ def test_folder_that_is_not_there_or_empty(tmp_path):
         FolderDataset(tmp_path)
 
 
+def test_folder_of_unlabelled_training_photographs_needs_no_classes(tmp_path):
+    shutil.rmtree(make_folder(tmp_path) / "images" / "val")
+    shutil.rmtree(tmp_path / "labels")
+    (tmp_path / "classes.csv").unlink()
+    dataset = FolderDataset(tmp_path)
+    assert dataset.classes == ()
+    assert dataset.ids("train")
+    assert datasets.check(f"folder:{tmp_path}") == []
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(InputError, match=r"classes\.csv is missing"):
+        FolderDataset(tmp_path)
+
+
 def test_folder_empty_split(tmp_path):
     shutil.rmtree(make_folder(tmp_path) / "images" / "train")
     dataset = FolderDataset(tmp_path)
@@ -648,6 +661,20 @@ def test_prepare_from_a_given_archive(tmp_path, full_stanford, caplog):
     assert "572 train, 143 val" in caplog.text
     assert isinstance(dataset, FileDataset)
     assert datasets.check("stanford_background", root=tmp_path / "new" / "root") == []
+
+
+def test_a_download_that_is_something_else_does_not_stay(tmp_path, monkeypatch):
+    page = b"<html>Welcome to the network of this hotel</html>"
+    monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: Response(page))
+    for _ in range(2):  # the second, too, asks the network
+        with pytest.raises(InputError, match=r"iccv09Data\.tar\.gz is damaged or incomplete"):
+            datasets.prepare("stanford_background", root=tmp_path)
+        assert not (tmp_path / "iccv09Data.tar.gz").exists()
+    own = tmp_path / "iccv09Data.tar.gz"
+    own.write_bytes(page)
+    with pytest.raises(InputError, match=r"iccv09Data\.tar\.gz is damaged or incomplete"):
+        datasets.prepare("stanford_background", root=tmp_path)
+    assert own.read_bytes() == page  # what the user put there is his
 
 
 def test_prepare_downloads_what_is_not_there(tmp_path, full_camvid, monkeypatch):

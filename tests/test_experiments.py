@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -443,6 +444,34 @@ def test_maps_of_another_experiment_are_not_overwritten(tmp_path):
         run_experiment(replace(EXPERIMENT, seed=1), ("kmeans",), tmp_path, save_maps=True, progress=False)
 
 
+def test_maps_of_another_fit_do_not_go_with_rows_that_are_there(tmp_path):
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
+    (record,) = tmp_path.glob("runs/*/kmeans.json")
+    document = json.loads(record.read_text())
+    document["counts"] = document["counts"][::-1]  # of a fit whose clusters have other numbers
+    record.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"kmeans\.json has scores of another fit of kmeans"):
+        run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
+
+
+@pytest.mark.parametrize("mask", [(0, 255), (0, 1)])
+def test_masks_whose_object_means_ignore_are_warned_of(tmp_path, caplog, mask):
+    name = write_folder_dataset(tmp_path / "mine")
+    for path in (tmp_path / "mine" / "labels").glob("*/*.png"):
+        Image.fromarray(np.where(np.array(Image.open(path)) > 2, *mask[::-1]).astype(np.uint8)).save(path)
+    (tmp_path / "mine" / "classes.csv").write_text("id,name,red,green,blue\n0,ground,0,0,0\n1,object,255,0,0\n")
+    experiment = replace(EXPERIMENT, dataset=name, dataset_options={})
+    run_experiment(experiment, ("kmeans",), tmp_path / "out", progress=False)
+    assert ("holds class 'object' of" in caplog.text) == (mask == (0, 255))
+
+
+def test_maps_that_another_process_is_writing_are_left_to_it(tmp_path):
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, save_maps=True, progress=False)
+    with FileLock(tmp_path / "maps" / ".lock"), pytest.raises(InputError, match=r"another process is writing maps to"):
+        run_experiment(EXPERIMENT, ("kmeans",), tmp_path, save_maps=True, progress=False)
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, save_maps=True, progress=False)
+
+
 def test_a_run_that_failed_before_its_first_map_leaves_the_folder_to_others(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("neuralef.experiments._evaluate", lambda *_, **__: 1 / 0)  # as a psi that diverges
@@ -645,7 +674,7 @@ def test_a_digest_of_code_leaves_out_nothing_that_decides_a_number(kind):
     extraction, training = set(features.MODULES), set(experiments.TRAINING_MODULES)
     evaluation = training | set(experiments.EVALUATION_MODULES)
     modules = {"extraction": extraction, "training": training, "evaluation": evaluation}[kind]
-    elsewhere = {"datasets", "datasets.base", "errors", "files", "paths", "provenance", "results"}
+    elsewhere = {"datasets", "datasets.base", "errors", "files", "paths", "provenance", "results", "allocation"}
     # A store's key holds the settings it was made with and the digest of the weights.
     elsewhere |= {"config", "weights"} if kind == "extraction" else {"features", "backbones", "augmentation"}
     for module in modules:

@@ -128,10 +128,10 @@ def test_a_whole_store_is_not_computed_again(many, tmp_path):
 def test_a_whole_store_is_read_where_nothing_may_be_written(many, tmp_path, monkeypatch):
     computed = store_of(many, Counting(), tmp_path)
 
-    def refuse(path):
+    def refuse(path, _):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(features, "FileLock", refuse)  # root may write anywhere, so permissions alone do not show it
+    monkeypatch.setattr(features, "locked", refuse)  # root may write anywhere, so permissions alone do not show it
     assert store_of(many, Counting(), tmp_path).key == computed.key
     with pytest.raises(PermissionError):
         store_of(many, Counting(), tmp_path / "other")
@@ -142,6 +142,32 @@ def test_a_disk_that_cannot_hold_the_features_is_named_before_anything_is_writte
     with pytest.raises(InputError, match="NEURALEF_CACHE"):
         store_of(many, Counting(), tmp_path)
     assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_a_disk_that_fills_later_is_named_when_an_extraction_continues(many, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        store_of(many, Counting(dies_after=1), tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(features.os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match=r"No space left on device: '.*patches\.npy'"):
+        store_of(many, Counting(), tmp_path)
+    monkeypatch.undo()
+    resumed = Counting()
+    store_of(many, resumed, tmp_path)
+    assert sum(resumed.seen) == IMAGES - features.CHUNK
+
+
+@pytest.mark.parametrize(("every", "notes"), [(0, [0, 1, 2, 3, 3, 3]), (1000, [0, 3, 3])])
+def test_what_is_done_is_noted_now_and_then(many, tmp_path, monkeypatch, every, notes):
+    """Notes hold all ids: after every chunk, those of a million images would be terabytes."""
+    noted = []
+    monkeypatch.setattr(features, "write_json", lambda path, document: noted.append(len(document["chunks"])))
+    monkeypatch.setattr(features, "SAVE_EVERY_S", every)
+    store_of(many, Counting(), tmp_path)
+    assert noted == notes  # the last two: when all chunks are done, and that the store is whole
 
 
 def test_the_cache_folder_is_the_one_of_the_environment(many, data_folder):

@@ -157,6 +157,14 @@ def test_the_statistic_is_the_headline_score():
     assert max_iou_score(counts) == score(counts, "max_iou").mean_iou
 
 
+def test_images_without_labels_change_nothing_and_end_nothing():
+    """Of three images, one unlabelled, a resample in 27 holds nothing else; it has no score."""
+    runs, others = tables(2, images=2), tables(2, images=2, seed=1)
+    padded, others_padded = ([np.insert(run, 1, 0, axis=0) for run in of] for of in (runs, others))
+    assert bootstrap_interval(padded) == bootstrap_interval(runs)
+    assert paired_difference_interval(padded, others_padded) == paired_difference_interval(runs, others)
+
+
 def test_gains_are_those_of_each_run():
     first, second = tables(2, seed=1), tables(2, seed=2)
     scores = [[literal_mean_iou(run.sum(axis=0)) for run in runs] for runs in (first, second)]

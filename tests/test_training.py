@@ -75,6 +75,24 @@ def test_a_finished_run_is_taken_from_its_checkpoint(store, tmp_path, monkeypatc
     assert loaded.train_s == finished.train_s > 0
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"num_eigenfunctions": 5},
+        {"config": replace(CONFIG, epochs=1)},
+        {"config": replace(CONFIG, width=8)},
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(store, tmp_path, other):
+    this = {"config": CONFIG, "num_eigenfunctions": 4, "seed": 0, "folder": tmp_path, "progress": False}
+    kept = weights_of(training.train(store, **this))
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors is of another training .*; choose another folder"):
+        training.train(store, **this | other)
+    clustered_otherwise = replace(CONFIG, kmeans_iterations=CONFIG.kmeans_iterations + 1)  # of no concern to psi
+    assert same(kept, weights_of(training.train(store, **this | {"config": clustered_otherwise})))
+
+
 def test_a_corrupted_checkpoint_is_named(store, tmp_path):
     training.train(store, CONFIG, num_eigenfunctions=4, seed=0, folder=tmp_path, progress=False)
     path = tmp_path / training.CHECKPOINT
@@ -103,7 +121,7 @@ def test_psi_is_built_as_the_configuration_and_the_seed_say(store):
 def test_batches_are_what_seed_and_step_say(store):
     kernel = {"feature_neighbors": 5, "pixel_weight": 0.7, "pixel_neighbors": (3, 1), "coordinate_weights": (1.0, 0.5)}
     config = replace(CONFIG, patch_stride=2, temperature_start=2.0, temperature_end=0.5, **kernel)
-    total = training.total_steps(store, config)
+    total = training.total_steps(len(store), config)
     assert total == 4 * 3
     batches = [training.batch_at(store, config, seed=2, step=step) for step in range(total)]
     for step, batch in enumerate(batches):

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from neuralef.datasets.archives import download, unpack
@@ -21,7 +20,7 @@ from neuralef.datasets.catalogue import INFO, DatasetInfo, Source
 from neuralef.datasets.folder import PREFIX, FolderDataset, expanded
 from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
-from neuralef.files import ensure_writable_folder
+from neuralef.files import ensure_writable_folder, locked
 from neuralef.paths import data_root
 
 log = logging.getLogger(__name__)
@@ -113,7 +112,7 @@ def prepare(
     if given or not _is_prepared(info, base):
         with _locked(info, base):
             if given or not _is_prepared(info, base):
-                _install(info, _collected(info, given, base), base, thorough=True)
+                _fetch_and_install(info, given, base)
     dataset = _open_prepared(info, base)
     remedy = f"delete {base / info.folder} and run `{_command(info, base)}` again"
     _raise_if_any(_count_problems(info, dataset) + _missing_files(dataset), f"{name} is incomplete", remedy)
@@ -211,7 +210,7 @@ def _given(info: DatasetInfo, archive: str | Path | Sequence[str | Path] | None)
 
 def _collected(info: DatasetInfo, given: Mapping[Source, Path], base: Path) -> list[Path]:
     """The file of every source: given, in the data root, or downloaded to it."""
-    lacking = [source for source in _missing(info, base) if source not in given]
+    lacking = _lacking(info, given, base)
     if any(source.url is None for source in lacking):  # before anything large is downloaded
         raise InputError(_how_to_get(info, base, lacking))
     for source in lacking:
@@ -219,11 +218,28 @@ def _collected(info: DatasetInfo, given: Mapping[Source, Path], base: Path) -> l
     return [given.get(source) or source.found(base) for source in info.sources]
 
 
+def _lacking(info: DatasetInfo, given: Mapping[Source, Path], base: Path) -> list[Source]:
+    return [source for source in _missing(info, base) if source not in given]
+
+
+def _fetch_and_install(info: DatasetInfo, given: Mapping[Source, Path], base: Path) -> None:
+    """Install what is given, here, or downloaded; a download that is something else does not stay in the way."""
+    lacking = _lacking(info, given, base)
+    files = _collected(info, given, base)
+    try:
+        _install(info, files, base, thorough=True)
+    except InputError:
+        for source in lacking:
+            if source.md5 is None:  # else the file is the right one, and the fault lies elsewhere
+                (base / source.files[0]).unlink(missing_ok=True)
+        raise
+
+
 @contextmanager
 def _locked(info: DatasetInfo, base: Path) -> Iterator[None]:
     """Keep other processes from unpacking the same dataset."""
     ensure_writable_folder(base)
-    with FileLock(base / f".{info.folder}.lock"):
+    with locked(base / f".{info.folder}.lock", f"is unpacking {info.name}"):
         yield
 
 
@@ -302,7 +318,12 @@ def _problems(dataset: Dataset, info: DatasetInfo | None) -> list[str]:
     if not isinstance(dataset, FileDataset):
         return []
     problems = _count_problems(info, dataset) if info else []
-    problems += [f"{dataset.name}: split {split!r} is empty" for split, size in dataset.sizes.items() if not size]
+    may_lack = {"val"} if isinstance(dataset, FolderDataset) else set()  # all of one's own may be for training
+    problems += [
+        f"{dataset.name}: split {split!r} is empty"
+        for split, size in dataset.sizes.items()
+        if not size and split not in may_lack
+    ]
     for split, files in _inhabited(dataset).items():
         for image_id, paths in tqdm(files.items(), desc=f"checking {dataset.name}/{split}", unit="image", disable=None):
             problems += _image_problems(dataset, image_id, labelled=paths.label is not None)

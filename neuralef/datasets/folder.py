@@ -4,7 +4,7 @@ The layout::
 
     images/<split>/<id>.jpg    splits train and val; or .png, .webp, .tif, .bmp
     labels/<split>/<id>.png    8-bit class ids, 255 = ignore; may be missing for train
-    classes.csv                id,name,red,green,blue
+    classes.csv                id,name,red,green,blue; may be missing where there are no labels
 """
 
 import csv
@@ -29,7 +29,7 @@ class FolderDataset(FileDataset):
     ``train-<name>``, for ids are unique over the dataset.
 
     Args:
-        folder: Folder that holds ``images``, ``labels`` and ``classes.csv``.
+        folder: Folder that holds ``images`` and, to score anything, ``labels`` and ``classes.csv``.
 
     Raises:
         InputError: If the folder is missing or empty, ``classes.csv`` is missing or ill-formed, two images of a split
@@ -43,7 +43,8 @@ class FolderDataset(FileDataset):
             raise InputError(
                 f"{self.name}: folder {root} does not exist; give the path of one with images/ and labels/"
             )
-        self.classes = read_classes(root / "classes.csv")
+        labelled = (root / "labels").exists() or (root / "classes.csv").exists()
+        self.classes = read_classes(root / "classes.csv") if labelled else ()
         val = _files(root, "val")
         found = _files(root, "train")
         train = {f"train-{name}" if name in val else name: files for name, files in found.items()}

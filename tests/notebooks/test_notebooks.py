@@ -8,6 +8,8 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
 
 from neuralef import notebooks
 from neuralef.config import load_profile, profiles
@@ -93,14 +95,59 @@ def test_a_notebook_chosen_by_number_or_glob():
     assert notebooks.sources(SOURCES[0].name[:2]) == notebooks.sources(SOURCES[0].stem) == [SOURCES[0]]
 
 
+def copy(source, target, *_, **__):
+    Path(target).write_text(Path(source).read_text())
+
+
+def failure(name, value):
+    """What papermill raises for a cell that ended in an exception of this name."""
+    return PapermillExecutionError(0, 1, "", name, value, [])
+
+
 @pytest.fixture
 def unexecuted(monkeypatch):
     """Papermill's executions are copies."""
-    monkeypatch.setattr(
-        notebooks.papermill,
-        "execute_notebook",
-        lambda source, target, *_, **__: Path(target).write_text(Path(source).read_text()),
-    )
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", copy)
+
+
+@pytest.mark.parametrize(
+    ("error", "for_the_user"),
+    [
+        (failure("InputError", "no dataset is called 'moon'"), True),
+        (failure("OSError", "[Errno 28] No space left on device: 'x.png'"), True),
+        (failure("PermissionError", "[Errno 13] Permission denied: 'x.png'"), True),
+        (failure("OutOfMemoryError", "CUDA out of memory. Tried to allocate 40 GiB"), True),
+        (failure("MemoryError", ""), True),
+        (failure("FileNotFoundError", "[Errno 2] No such file or directory: 'x.png'"), False),
+        (failure("RuntimeError", "shapes do not fit"), False),
+    ],
+)
+def test_what_a_user_can_mend_ends_in_one_line_and_leaves_the_notebook(tmp_path, monkeypatch, error, for_the_user):
+    def fail(source, target, *_, **__):
+        Path(target).write_text(Path(source).read_text())
+        raise error
+
+    (report,) = notebooks.sources("90*")
+    parameters = {"profile": "smoke", "results": str(tmp_path)}
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", fail)
+    with pytest.raises(InputError if for_the_user else PapermillExecutionError) as raised:
+        notebooks.execute(report, parameters, tmp_path)
+    assert not for_the_user or str(raised.value).startswith(f"{report.name}: {error.evalue or 'out of memory'}")
+    failed = tmp_path / "notebooks" / f"{report.stem}.failed.ipynb"
+    assert failed.is_file()
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", copy)
+    notebooks.execute(report, parameters, tmp_path)
+    assert not failed.exists()
+
+
+def test_a_process_that_is_killed_ends_in_one_line(tmp_path, monkeypatch):
+    def die(*_, **__):
+        raise DeadKernelError("Kernel died")
+
+    (report,) = notebooks.sources("90*")
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", die)
+    with pytest.raises(InputError, match=f"{report.name}: its process was killed, most likely because memory ran out"):
+        notebooks.execute(report, {"profile": "smoke", "results": str(tmp_path)}, tmp_path)
 
 
 @pytest.mark.usefixtures("unexecuted")
