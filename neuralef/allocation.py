@@ -2,8 +2,8 @@
 
 A network frees and asks for the same large arrays block after block. By default glibc returns what was freed last, and
 the system maps and clears it again, page by page, in between: a pass of ViT-S/14 over eight crops then spent 5 to 10 %
-of its time so (``benchmarks/README.md``). This is a setting of the whole process: commands, kernels of notebooks and
-measurements ask for it when they start; who imports the package decides for himself.
+of its time on that (``benchmarks/README.md``). This is a setting of the whole process: commands, kernels of notebooks
+and measurements ask for it when they start; code that merely imports the package is left alone.
 """
 
 import ctypes

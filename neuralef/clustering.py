@@ -1,7 +1,7 @@
 r"""From patch features to cluster logits: K-means, psi and exact eigenvectors, behind one interface (paper, 3.6, 4.1).
 
 Every method ends in logits that are up-sampled bilinearly before the argmax. For K-means the logit of centroid c is
-:math:`2 x^\top c - \|c\|^2`: the squared distance up to a term common to all clusters, and linear in x, so that
+:math:`2 x^\top c - \|c\|^2`: minus the squared distance up to a term common to all clusters, and linear in x, so that
 up-sampling the logits is up-sampling the features.
 """
 

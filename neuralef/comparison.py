@@ -444,8 +444,8 @@ def _cost_sentence(members: Sequence[Standing]) -> str:
     ):
         low, high = (choose(members, key=seconds_of) for choose in (min, max))
         parts.append(
-            f"cheapest to {what} is {low.title} ({_number(seconds_of(low))} {unit}), dearest {high.title} "
-            f"({_number(seconds_of(high))} {unit})"
+            f"cheapest to {what} is {low.title} ({_number(seconds_of(low))} {unit}), the most expensive "
+            f"{high.title} ({_number(seconds_of(high))} {unit})"
         )
     return f"**Cost.** The {'; the '.join(parts)}."
 
@@ -483,10 +483,10 @@ def _total_cost(mine: Standing, other: Standing) -> str:
     images = break_even(mine, other)
     if images is None:
         cheaper = training <= other_training and image <= other_image
-        return f"{'cheaper' if cheaper else 'dearer'} for any number of images"
+        return f"{'cheaper' if cheaper else 'more expensive'} for any number of images"
     if training > other_training:
-        return f"the dearer training is paid back after {_number(math.ceil(images))} new images"
-    return f"cheaper up to {_number(math.floor(images))} new images, dearer beyond"
+        return f"the more expensive training is paid back after {_number(math.ceil(images))} new images"
+    return f"cheaper up to {_number(math.floor(images))} new images, more expensive beyond"
 
 
 def _costs(*members: Standing) -> tuple[tuple[float, float], ...]:

@@ -53,7 +53,7 @@ def nearest_neighbors(features: Tensor, neighbors: int, *, block: tuple[int, int
         Indices, int32 ``(N, neighbors)``, in no particular order, and their cosines, float32 ``(N, neighbors)``.
 
     Raises:
-        InputError: If there are not that many other patches, or a feature is not finite.
+        InputError: Unless ``1 <= neighbors < N``, or if a feature is not finite.
     """
     N, _ = features.shape
     check_feature_neighbors(N, neighbors)
@@ -87,7 +87,7 @@ def nearest_neighbors(features: Tensor, neighbors: int, *, block: tuple[int, int
 
 
 def check_feature_neighbors(patches: int, neighbors: int) -> None:
-    """Raise ``InputError`` if a graph of so many patches has not so many neighbours for each."""
+    """Raise ``InputError`` unless ``1 <= neighbors < patches``."""
     if patches < 2:  # of crops, all may be padding
         raise InputError(
             f"a graph of {patches} patches has no links; raise image_size, train_crop or short_side, or put more "
@@ -107,7 +107,7 @@ def check_finite(features: Tensor) -> None:
 
 
 def check_pixel_neighbors(patches: int, neighbors: Sequence[int]) -> None:
-    """Raise ``InputError`` if an image of so many patches has no more than a search wants neighbours."""
+    """Raise ``InputError`` unless every image has more patches than the largest search has neighbours."""
     wanted = max(neighbors, default=0)
     if wanted >= patches:
         raise InputError(
@@ -141,6 +141,10 @@ def feature_graph(features: Tensor, neighbors: int) -> sp.csr_array:
 
     Returns:
         Affinity, shape ``(N, N)``, float32, symmetric, zero diagonal, at most ``2 * N * neighbors`` entries.
+
+    Raises:
+        InputError: Unless ``1 <= neighbors < N``, if a feature is not finite, or if there are more entries than 32-bit
+            indices can count.
     """
     N, _ = features.shape
     indices, cosines = nearest_neighbors(features, neighbors)
@@ -178,7 +182,7 @@ def pixel_graph(
         symmetric, zero diagonal, block-diagonal over images.
 
     Raises:
-        InputError: If an image has no more patches than a search wants neighbours.
+        InputError: Unless every image has more patches than the largest search has neighbours; not with ``kept``.
     """
     nodes = patch_nodes(colours)
     if kept is None:
@@ -262,6 +266,11 @@ def kernel(
     Returns:
         The kernel over the B patches that take part (``images * h * w`` where all do), shape ``(B, B)``, float32,
         symmetric, eigenvalues in ``[-1 - pixel_weight, 1 + pixel_weight]``.
+
+    Raises:
+        InputError: If fewer than two patches take part, ``feature_neighbors`` is below 1, a feature is not finite, or
+            there are more entries than 32-bit indices can count; without ``kept`` also unless ``feature_neighbors`` is
+            below B, or where :func:`pixel_graph` raises one.
     """
     nodes = features.flatten(0, 2) if kept is None else features[kept]
     if kept is not None:

@@ -21,7 +21,11 @@ INFINITY_BITS = 0x7F800000
 
 
 def nearest_neighbors(features: Tensor, neighbors: int) -> tuple[Tensor, Tensor]:
-    """:func:`neuralef.graph.nearest_neighbors`: ``(N, C)`` to indices, int64, and cosines, both ``(N, neighbors)``."""
+    """:func:`neuralef.graph.nearest_neighbors`: ``(N, C)`` to indices, int64, and cosines, both ``(N, neighbors)``.
+
+    Raises:
+        InputError: Unless ``1 <= neighbors < N``, or if a feature is not finite.
+    """
     N, _ = features.shape
     check_feature_neighbors(N, neighbors)
     unit = F.normalize(features.float(), dim=1)
@@ -35,7 +39,11 @@ def nearest_neighbors(features: Tensor, neighbors: int) -> tuple[Tensor, Tensor]
 
 
 def feature_graph(features: Tensor, neighbors: int) -> Tensor:
-    """:func:`neuralef.graph.feature_graph` (Eq. 2): ``(N, C)`` to a sparse COO tensor ``(N, N)``, coalesced."""
+    """:func:`neuralef.graph.feature_graph` (Eq. 2): ``(N, C)`` to a sparse COO tensor ``(N, N)``, coalesced.
+
+    Raises:
+        InputError: Unless ``1 <= neighbors < N``, or if a feature is not finite.
+    """
     N, _ = features.shape
     indices, cosines = nearest_neighbors(features, neighbors)
     rows = torch.arange(N, device=indices.device).repeat_interleave(neighbors)
@@ -55,6 +63,9 @@ def pixel_graph(
 
     Returns:
         Affinity of the N patches that take part, sparse COO ``(N, N)``, coalesced, float32 of ones.
+
+    Raises:
+        InputError: Unless every image has more patches than the largest search has neighbours; not with ``kept``.
     """
     nodes = patch_nodes(colours)
     images, T, _ = nodes.shape
@@ -125,6 +136,10 @@ def kernel(
 
     Returns:
         The kernel over the B patches that take part, sparse COO ``(B, B)``, coalesced, float32, symmetric.
+
+    Raises:
+        InputError: If fewer than two patches take part, ``feature_neighbors`` is below 1, or a feature is not finite;
+            without ``kept`` also unless ``feature_neighbors`` is below B, or where :func:`pixel_graph` raises one.
     """
     nodes = features.flatten(0, 2) if kept is None else features[kept]
     if kept is not None:

@@ -39,7 +39,7 @@ def fastest_precision(device: Device = "cpu") -> Precision:
 
 
 def fastest_device() -> Device:
-    """``cuda`` where PyTorch sees a GPU of NVIDIA's, else ``cpu``."""
+    """``cuda`` where PyTorch sees an NVIDIA GPU, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
