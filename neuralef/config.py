@@ -77,7 +77,7 @@ class Config:
     mask_padding: bool = True  # False: padded patches of random crops enter the kernel, as in the official code
 
     # K-means (3.6)
-    kmeans_patches: int = 5_200_000  # training patches at most: the official code's 2e9 numbers at C = 384
+    kmeans_patches: int = 5_200_000  # at most: the official 2e9 numbers at C = 384; iterations see 50,000 of them
     kmeans_iterations: int = 100
 
     # Other methods than the paper's
