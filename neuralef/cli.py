@@ -193,39 +193,12 @@ def segment(
 ) -> None:
     """Segment photographs with a method fitted on DATASET: cluster map (16-bit PNG) and a picture of it for each."""
     from neuralef import crf
-    from neuralef.datasets.base import image_size, read_image
-    from neuralef.datasets.folder import check_name, photographs
+    from neuralef.datasets.base import read_image
     from neuralef.drawing import save_overlay
     from neuralef.experiments import open_workbench, save_map
-    from neuralef.files import ensure_writable_folder
     from neuralef.methods import REGISTRY
 
-    for given in images:
-        if given.is_dir() and given.resolve() in (out.resolve(), *out.resolve().parents):
-            raise InputError(
-                f"--out {out} is or lies in {given}, whose photographs are to be segmented; choose one outside"
-            )
-    ensure_writable_folder(out)
-    images = [path for given in images for path in (photographs(given) if given.is_dir() else [given])]
-    if not images:
-        raise InputError("the folders given hold no photographs; name some that do")
-    written: dict[Path, Path] = {}
-    for path in images:
-        check_name(path)
-        for target in (out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"):
-            if target in written:
-                raise InputError(f"{written[target]} and {path} would both write {target}; segment them one by one")
-            if target.is_dir():  # which refuses names that are too long as well
-                raise InputError(f"{target}, which a map would be written to, is a folder; choose another --out")
-            written[target] = path
-        _refuse_to_replace(out / f"{path.stem}.png", out / f"{path.stem}_overlay.png")
-    maps = {target.resolve() for target in written}
-    for path in images:
-        if path.resolve() in maps:
-            raise InputError(f"{path} would be overwritten by a map; choose another --out")
-        if not path.is_file():
-            raise InputError(f"there is no photograph {path}; check the path")
-        image_size(path)  # one that is missing or no image is named before psi trains
+    photographs = _photographs(images, out)
     experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
     chosen, *others = _methods(method)
     if others:
@@ -236,12 +209,53 @@ def segment(
         bench.check_training(experiment.clusters, experiment.config)
     _warn_of_few_steps([chosen], bench)
     segmenter = bench.segmenter(chosen, experiment.clusters, experiment.seed)
-    for path in tqdm(images, desc="segmenting", unit="image"):
+    for path in tqdm(photographs, desc="segmenting", unit="image"):
         picture = read_image(path)
         found = segmenter(picture)
         save_map(out / f"{path.stem}.png", found)
         save_overlay(out / f"{path.stem}_overlay.png", picture, found, num_clusters=experiment.clusters)
     typer.echo(f"maps are in {out}")
+
+
+def _photographs(given: list[Path], out: Path) -> list[Path]:
+    """The photographs that are to be segmented, folders among ``given`` looked through.
+
+    Raises:
+        InputError: If there is none, one cannot be read, or its map or overlay in ``out`` would replace a photograph,
+            another's map, or a file that is no map.
+    """
+    from neuralef.datasets.base import image_size
+    from neuralef.datasets.folder import check_name, photographs
+    from neuralef.files import ensure_writable_folder
+
+    for path in given:
+        if path.is_dir() and path.resolve() in (out.resolve(), *out.resolve().parents):
+            raise InputError(
+                f"--out {out} is or lies in {path}, whose photographs are to be segmented; choose one outside"
+            )
+    ensure_writable_folder(out)
+    found = [image for path in given for image in (photographs(path) if path.is_dir() else [path])]
+    if not found:
+        raise InputError("the folders given hold no photographs; name some that do")
+    written: dict[Path, Path] = {}
+    for path in found:
+        check_name(path)
+        targets = out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"
+        for target in targets:
+            if target in written:
+                raise InputError(f"{written[target]} and {path} would both write {target}; segment them one by one")
+            if target.is_dir():  # which refuses names that are too long as well
+                raise InputError(f"{target}, which a map would be written to, is a folder; choose another --out")
+            written[target] = path
+        _refuse_to_replace(*targets)
+    maps = {target.resolve() for target in written}
+    for path in found:
+        if path.resolve() in maps:
+            raise InputError(f"{path} would be overwritten by a map; choose another --out")
+        if not path.is_file():
+            raise InputError(f"there is no photograph {path}; check the path")
+        image_size(path)  # one that is missing or no image is named before psi trains
+    return found
 
 
 def _refuse_to_replace(cluster_map: Path, overlay: Path) -> None:

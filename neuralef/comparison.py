@@ -143,9 +143,7 @@ def fit(content: dict[str, Any], method: Method, config: Config, clusters: int, 
 def _fit(store: FeatureStore, method: Method, config: Config, clusters: int, seed: int) -> None:
     recipe = REGISTRY[method]
     psi = train(store, config, num_eigenfunctions=clusters, seed=seed, progress=False).psi if recipe.needs_psi else None
-    if recipe.fit is not None:
-        given = (store, psi, config) if recipe.needs_psi else (store, config)
-        recipe.fit(*given, num_clusters=clusters, seed=seed, progress=False)
+    recipe.fitted(store, psi, config, num_clusters=clusters, seed=seed, progress=False)
 
 
 def _image_s(experiment: Experiment, method: Method, bench: Workbench) -> float:

@@ -256,12 +256,11 @@ class Workbench:
         recipe = REGISTRY[method]
         psi = self.training(clusters, seed, config).psi if recipe.needs_psi else None
         if recipe.fit is None:
-            return Fitted(recipe.head.from_tensors({}, psi, config), seconds=0.0)
+            return Fitted(recipe.fitted(self.train, psi, config, num_clusters=clusters, seed=seed), seconds=0.0)
         path = cache_root() / "kmeans" / f"{self._head_key(method, recipe, clusters, seed, config)}.safetensors"
         if not path.is_file():
             began = perf_counter()
-            given = (self.train, psi, config) if recipe.needs_psi else (self.train, config)
-            head = recipe.fit(*given, num_clusters=clusters, seed=seed, progress=self.progress)
+            head = recipe.fitted(self.train, psi, config, num_clusters=clusters, seed=seed, progress=self.progress)
             write_checked_tensors(path, head.tensors(), {"method": method, "seconds": perf_counter() - began})
         tensors, document = read_checked_tensors(path)
         return Fitted(recipe.head.from_tensors(tensors, psi, config), document["seconds"])

@@ -21,7 +21,10 @@ from neuralef.clustering import (
     fit_pca_kmeans,
     fit_spectral,
 )
+from neuralef.config import Config
 from neuralef.deep_spectral import DeepSpectralHead, fit_deep_spectral
+from neuralef.eigenfunctions import Eigenfunctions
+from neuralef.features import FeatureStore
 from neuralef.ours_plus import PlusHead, fit_plus
 
 
@@ -44,6 +47,22 @@ class Recipe:
     settings: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     needs_psi: bool = False
+
+    def fitted(
+        self,
+        store: FeatureStore,
+        psi: Eigenfunctions | None,
+        config: Config,
+        *,
+        num_clusters: int,
+        seed: int,
+        progress: bool = True,
+    ) -> FittedHead:
+        """The method fitted to the training features in ``store``; ``psi`` is ``None`` where it is not needed."""
+        if self.fit is None:
+            return self.head.from_tensors({}, psi, config)
+        given = (store, psi, config) if self.needs_psi else (store, config)
+        return self.fit(*given, num_clusters=num_clusters, seed=seed, progress=progress)
 
 
 _SAMPLED_KMEANS = ("kmeans_patches", "kmeans_iterations")
