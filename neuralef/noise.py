@@ -128,7 +128,9 @@ def expected_width(runs: int) -> float:
     return integral
 
 
-def columns(table: Table, numbers: pd.DataFrame, metric: str = "mean_iou") -> dict[str, pd.DataFrame]:
+def columns(
+    table: Table, numbers: pd.DataFrame, metric: str = "mean_iou", *, names: Mapping[str, str] | None = None
+) -> dict[str, pd.DataFrame]:
     """The scores of an ablation, apart for each dataset and method.
 
     Args:
@@ -136,16 +138,19 @@ def columns(table: Table, numbers: pd.DataFrame, metric: str = "mean_iou") -> di
         numbers: Numbers of the paper or ours, see :func:`neuralef.table_study.published` and
             :meth:`neuralef.table_study.TableStudy.run`.
         metric: Score to take, ``accuracy`` or ``mean_iou``.
+        names: What titles say for the paper's datasets, see :func:`neuralef.table_study.names_here`; the same for the
+            paper's numbers as for ours, so that both have one title. Default: the paper's names.
 
     Returns:
         Scores by title: seeds in rows; values in columns, as strings, in their order.
     """
-    axis = table.rows[-1]
+    axis, names = table.rows[-1], names or {}
     found = {}
     for (dataset, method), group in numbers.groupby(["dataset", "method"], sort=False):
         scores = group.pivot(index="seed", columns=axis, values=metric)[list(group[axis].unique())]
         scores.columns = [str(value).rpartition("=")[2] for value in scores.columns]
-        found[f"{table.name} ({SYMBOLS[table.varies]}), {dataset}, {method_title(method)}"] = scores
+        of = f"{names.get(dataset, dataset)}, {method_title(method)}"
+        found[f"{table.name} ({SYMBOLS[table.varies]}), {of}"] = scores
     return found
 
 

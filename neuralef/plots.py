@@ -182,7 +182,7 @@ def noise_bands(
 ) -> Figure:
     """What each value changes: seeds as thin lines, their mean as a thick one, and the band that noise would keep to.
 
-    The mean has another colour where it leaves the band.
+    The mean has another colour where it leaves the band. Titles break before ``for``, see :func:`_broken`.
 
     Args:
         values: Frame of columns ``panel`` and ``value`` (in the order to be drawn), ``seed`` and ``change`` (a
@@ -212,7 +212,7 @@ def noise_bands(
         thin, thick = (0.8, 2.2) if connected else (0.0, 0.0)
         axis.plot(range(wide.shape[1]), wide.T, color="0.6", linewidth=thin, marker=".", markersize=5, zorder=1)
         axis.plot(range(wide.shape[1]), wide.mean(), color=colour, linewidth=thick, marker="o", markersize=6, zorder=3)
-        axis.set_title(panel, fontsize=9)
+        axis.set_title(_broken(panel), fontsize=9)
         axis.set_xticks(range(wide.shape[1]), wide.columns, fontsize=8, **turned)
         axis.set_xlim(-0.3, wide.shape[1] - 0.7)
         axis.tick_params(axis="y", labelsize=8)
@@ -259,7 +259,7 @@ def noise_widths(values: pd.DataFrame, *, xlabel: str) -> Figure:
         label="paper, single runs",
         zorder=3,
     )
-    axis.set_yticks(places, values["label"], fontsize=8)
+    axis.set_yticks(places, values["label"].map(_broken), fontsize=8)
     axis.set_ylim(len(values) - 0.4, -0.6)
     axis.set_xlim(left=0)
     axis.set_xlabel(xlabel, fontsize=8)
@@ -269,6 +269,11 @@ def noise_widths(values: pd.DataFrame, *, xlabel: str) -> Figure:
         axis.spines[side].set_visible(False)
     figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     return figure
+
+
+def _broken(title: str) -> str:
+    """A title in two lines where it says what something stands in ``for``, which makes it too long for one."""
+    return title.replace(" for ", "\nfor ")
 
 
 def _noise_colours() -> tuple[tuple[float, ...], tuple[float, ...]]:

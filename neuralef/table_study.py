@@ -145,15 +145,17 @@ class TableStudy:
 
         Returns:
             One row for each set-up, method, matching and seed: the columns of :class:`neuralef.findings.Setting` in the
-            paper's names (``clusters`` as run), ``matching``, ``here``, ``experiment_id``, ``seed``, ``accuracy``
-            and ``mean_iou`` as fractions, and ``clusters_used``.
+            paper's names (``clusters`` as run), ``matching``, ``here``, ``dataset_used`` and ``backbone_used`` (what
+            was really used), ``experiment_id``, ``seed``, ``accuracy`` and ``mean_iou`` as fractions, and
+            ``clusters_used``.
         """
         return self.run_lines(self.lines(table), out)
 
     def run_lines(self, lines: Sequence[Line], out: Path) -> pd.DataFrame:
         """:meth:`run` for some set-ups alone."""
         wanted = [row for line in lines if line.experiment for row in self._run(line, out)]
-        columns, measured = [*IDENTITY, "matching", "here", "experiment_id"], ["seed", *METRICS, "clusters_used"]
+        columns = [*IDENTITY, "matching", "here", "dataset_used", "backbone_used", "experiment_id"]
+        measured = ["seed", *METRICS, "clusters_used"]
         if not wanted:
             return pd.DataFrame(columns=[*columns, *measured])
         found = read_results(out / "results.csv")[["experiment_id", "method", "matching", *measured]]
@@ -174,6 +176,8 @@ class TableStudy:
                         spec.setting(matching),
                         matching,
                         line.description,
+                        line.experiment.dataset,
+                        line.experiment.backbone,
                         rows[0]["experiment_id"],
                     ]
 
@@ -325,7 +329,7 @@ class TableStudy:
         """One line that says what profile, photographs and backbone some tables are of."""
         roles = dict.fromkeys(role for table in tables for spec in table.specs for role in self._roles(spec))
         names = {role: self._dataset(role)["name"] for role in roles}
-        used = ", ".join(name if name == role else f"{name} for {role}" for role, name in names.items())
+        used = ", ".join(used_for(name, role, " ") for role, name in names.items())
         data = f"{'datasets' if len(names) > 1 else 'dataset'} {used}"
         profile = replace(self.profile, backbone=self._backbone(tables[0].specs[0].backbone) or NOT_RUN)
         return f"{described(profile, data)}; seeds {', '.join(map(str, self.setup.seeds))}"
@@ -458,23 +462,27 @@ def changes(table: Table, numbers: pd.DataFrame, metric: str = "mean_iou", *, al
         along: Column that changes, of the table's ``rows``; default: the last of them.
 
     Returns:
-        Columns ``panel`` (whatever else tells rows apart), ``value`` (in order), ``source`` (``paper`` or ``here``),
-        ``seed``, ``change`` (a fraction) and ``reference``, the value it is counted from.
+        Columns ``panel`` (whatever else tells rows apart, datasets and backbones as in :func:`names_here`), ``value``
+        (in order), ``source`` (``paper`` or ``here``), ``seed``, ``change`` (a fraction) and ``reference``, the value
+        it is counted from.
     """
     axis = along or table.rows[-1]
     others = [name for name in table.rows if name != axis]
+    names = {column: names_here(numbers, column) for column in ("dataset", "backbone")}
     paper = published(table)
     sides = {"paper": paper[~paper["method"].isin(PEERS)], "here": numbers}
     common = [value for value in sides["here"][axis].unique() if value in set(sides["paper"][axis])]
     rows = []
     for source, frame in sides.items():
-        for names, group in frame.groupby([*others, "seed"], sort=False):
+        for (*values, seed), group in frame.groupby([*others, "seed"], sort=False):
             scores = group.set_index(axis)[metric]
             reference = next((value for value in common if value in scores.index), scores.index[0])
-            panel = ", ".join(title_of(*pair) for pair in zip(others, names[:-1], strict=True))
+            panel = ", ".join(
+                names.get(column, {}).get(value) or title_of(column, value)
+                for column, value in zip(others, values, strict=True)
+            )
             rows += [
-                [panel, value, source, names[-1], score - scores[reference], reference]
-                for value, score in scores.items()
+                [panel, value, source, seed, score - scores[reference], reference] for value, score in scores.items()
             ]
     found = pd.DataFrame(rows, columns=["panel", "value", "source", "seed", "change", "reference"])
     return found.sort_values("value", key=lambda column: column.map(_number), kind="stable")
@@ -513,8 +521,8 @@ class Agreement:
 
     @property
     def outcome(self) -> str:
-        """``holds`` where shuffling rarely gives as much, else ``left open``."""
-        return "holds" if self.share > self.bound else "left open"
+        """``holds`` where shuffling rarely gives as much, else ``undecided``."""
+        return "holds" if self.share > self.bound else "undecided"
 
 
 def favourite_agreement(first: np.ndarray, second: np.ndarray, *, draws: int, seed: int = 0) -> Agreement:
@@ -552,6 +560,23 @@ def title_of(column: str, value: Any) -> str:
     if column == "method":
         return PEERS.get(value) or method_title(value)
     return "its own" if column == "backbone" and not value else str(value)
+
+
+def used_for(used: str, role: str, between: str = "\n") -> str:
+    """Name of what is used and, where that is something else, the paper's name that it stands in for."""
+    return used if used == role else f"{used}{between}for {role}"
+
+
+def names_here(numbers: pd.DataFrame, column: str, between: str = "\n") -> dict[str, str]:
+    """How figures name what our numbers are of, for every name of the paper that they have.
+
+    Args:
+        numbers: Numbers of ours, from :meth:`TableStudy.run`.
+        column: ``dataset`` or ``backbone``.
+        between: What separates both names, see :func:`used_for`.
+    """
+    pairs = numbers[[column, f"{column}_used"]].drop_duplicates().itertuples(index=False, name=None)
+    return {role: used_for(used, role, between) for role, used in pairs}
 
 
 def _identities(spec: Spec) -> pd.DataFrame:

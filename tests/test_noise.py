@@ -170,6 +170,13 @@ def test_the_paper_s_ablations_column_by_column():
     assert (printed.iloc[1:, -2:] == "not known").all(axis=None)
 
 
+def test_titles_name_what_stands_in_for_a_dataset_of_the_paper():
+    names = {"pascal_context": "stanford_background for pascal_context"}
+    assert list(noise.columns(TABLES["6"], published(TABLES["6"]), names=names)) == [
+        "Table 6 (alpha), stanford_background for pascal_context, Ours", "Table 6 (alpha), cityscapes_27, Ours",
+    ]  # fmt: skip
+
+
 def test_several_ablations_are_judged_together():
     clear = pd.DataFrame([[0.0, 0.3], [0.0, 0.301], [0.0, 0.302]])
     flat = pd.DataFrame([[0.0, 0.01], [0.01, 0.0], [0.0, 0.0]])

@@ -15,8 +15,10 @@ from neuralef.table_study import (
     changes,
     favourite_agreement,
     image_accuracies,
+    names_here,
     open_tables,
     published,
+    used_for,
     verdict_lines,
 )
 from neuralef.tables import PEERS, TABLES, VIT_LARGE, VIT_SMALL, read_by
@@ -256,6 +258,23 @@ def test_changes_are_counted_from_a_value_that_both_sides_have(out):
     assert found["value"].is_monotonic_increasing
 
 
+def test_a_panel_names_what_was_used_and_what_it_stands_in_for(out):
+    numbers = smoke().run(TABLES["6"], out)
+    assert set(numbers["dataset_used"]) == {"synthetic_scenes"}
+    assert set(numbers["backbone_used"]) == {"colour_patches"}
+    named = {role: f"synthetic_scenes for {role}" for role in ("pascal_context", "cityscapes_27")}
+    assert names_here(numbers, "dataset", " ") == named
+    panels = {f"synthetic_scenes\nfor {role}" for role in named}
+    assert set(changes(TABLES["6"], numbers)["panel"]) == panels  # those of the paper's numbers as well
+    assert used_for("pascal_context", "pascal_context") == "pascal_context"
+
+
+def test_without_numbers_of_ours_panels_have_the_paper_s_names(out):
+    nothing = smoke().run_lines([], out)
+    assert names_here(nothing, "dataset") == {}
+    assert set(changes(TABLES["6"], nothing)["panel"]) == {"pascal_context", "cityscapes_27"}
+
+
 def test_several_tables_are_described_at_once():
     described = smoke().describe(TABLES["5"], TABLES["6"])
     assert described == smoke().describe(TABLES["6"])
@@ -315,9 +334,10 @@ def test_what_a_notebook_reads():
 def test_the_gain_over_another_method_leaves_those_of_others_out(out):
     found = changes(TABLES["1"], smoke().run(TABLES["1"], out), along="method")
     assert found["value"].unique().tolist() == ["kmeans", "ours", "ours_star"]
-    assert set(found["panel"]) == {VIT_SMALL, "vit_base_patch16_384", "vit_large_patch16_384"}
+    small = f"colour_patches\nfor {VIT_SMALL}"
+    assert set(found["panel"]) == {small, "vit_base_patch16_384", "vit_large_patch16_384"}
     assert set(found["reference"]) == {"kmeans"}
-    paper = found[(found["source"] == "paper") & (found["panel"] == VIT_SMALL)].set_index("value")["change"]
+    paper = found[(found["source"] == "paper") & (found["panel"] == small)].set_index("value")["change"]
     assert paper.to_dict() == pytest.approx({"kmeans": 0, "ours": 0.388 - 0.289, "ours_star": 0.396 - 0.289})
     assert len(found[found["source"] == "here"]) == 3 * 2  # methods, seeds
 
@@ -365,10 +385,10 @@ def test_clusters_that_meet_the_same_class_in_both_halves_agree_beyond_chance():
     assert (alike.share, alike.clusters, alike.outcome) == (1.0, 29, "holds")
     assert 0.1 < alike.chance <= alike.bound < 0.6
     moved = favourite_agreement(first, np.roll(first, 1, axis=1), draws=200)
-    assert (moved.share, moved.outcome) == (0.0, "left open")
+    assert (moved.share, moved.outcome) == (0.0, "undecided")
     one_class = np.eye(4, dtype=int)[[0] * 30]
     same = favourite_agreement(one_class, one_class, draws=50)
-    assert (same.share, same.chance, same.outcome) == (1.0, 1.0, "left open")  # chance gives as much
+    assert (same.share, same.chance, same.outcome) == (1.0, 1.0, "undecided")  # chance gives as much
 
 
 def test_the_paper_profile_describes_its_own():
