@@ -4,7 +4,7 @@ Maps that are never negative are drawn with viridis from 0, signed maps with coo
 without colour vision and signs show.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from neuralef.datasets.base import IGNORE_LABEL, SemanticClass
 from neuralef.files import write_png
 
 
@@ -103,6 +104,17 @@ def paint(ids: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """
     padded = np.vstack([colours, np.zeros((1, 3), dtype=np.uint8)]).astype(np.uint8)
     return padded[np.minimum(ids.astype(np.int64), len(colours))]
+
+
+def class_legend(classes: Sequence[SemanticClass], present: Collection[int]) -> list[tuple[str, tuple[int, int, int]]]:
+    """Legend of :func:`image_grid` for maps of classes; black is explained where pixels are ignored.
+
+    Args:
+        classes: Classes of the dataset, in the order of their ids.
+        present: Ids that the maps have, ``IGNORE_LABEL`` among them where it occurs.
+    """
+    ignored = [("ignored", (0, 0, 0))] if IGNORE_LABEL in present else []
+    return [(each.name, each.colour) for index, each in enumerate(classes) if index in present] + ignored
 
 
 def cluster_colours(num_clusters: int, *, seed: int = 0) -> np.ndarray:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from neuralef import drawing, plots
+from neuralef.datasets.base import IGNORE_LABEL, SemanticClass
 
 MANY = [f"method {index}" for index in range(11)]
 """More than a palette has colours."""
@@ -70,3 +71,17 @@ def test_equal_changes_of_two_seeds_are_two_dots():
     places = dots.get_offsets()[:, 0]
     assert len(np.unique(places)) == 3
     assert np.abs(places).max() < 0.5 and abs(places.mean()) < 1e-9
+
+
+def test_a_legend_explains_black_where_pixels_are_ignored():
+    classes = [SemanticClass("sky", (1, 2, 3)), SemanticClass("road", (4, 5, 6)), SemanticClass("car", (7, 8, 9))]
+    assert drawing.class_legend(classes, {2, 0}) == [("sky", (1, 2, 3)), ("car", (7, 8, 9))]
+    assert drawing.class_legend(classes, {1, IGNORE_LABEL}) == [("road", (4, 5, 6)), ("ignored", (0, 0, 0))]
+
+
+def test_a_title_breaks_before_what_a_dataset_stands_in_for():
+    title = "Table 6 (alpha), camvid for cityscapes_27, Ours"
+    ranges = pd.DataFrame({"label": [title], "here": [0.02], "noise": [0.01], "paper": [0.01], "exceeds": [True]})
+    figure = plots.noise_widths(ranges, xlabel="range")
+    (label,) = figure.axes[0].get_yticklabels()
+    assert label.get_text() == "Table 6 (alpha), camvid\nfor cityscapes_27, Ours"
