@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuralef import datasets
+from neuralef import backbones, datasets
 from neuralef.config import FEATURE_FIELDS, PAPER_EIGENFUNCTIONS, Profile, TableSetup, load_profile
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Matching
@@ -331,8 +331,18 @@ class TableStudy:
         names = {role: self._dataset(role)["name"] for role in roles}
         used = ", ".join(used_for(name, role, " ") for role, name in names.items())
         data = f"{'datasets' if len(names) > 1 else 'dataset'} {used}"
-        profile = replace(self.profile, backbone=self._backbone(tables[0].specs[0].backbone) or NOT_RUN)
+        profile = replace(self.profile, backbone=self._backbones_used(tables) or NOT_RUN)
         return f"{described(profile, data)}; seeds {', '.join(map(str, self.setup.seeds))}"
+
+    def _backbones_used(self, tables: Sequence[Table]) -> str:
+        """Every backbone that some tables run, those with the same caveat together, and their caveats."""
+        wanted = (spec.backbone for table in tables for spec in table.lines(self._values(table)))
+        used = filter(None, dict.fromkeys(map(self._backbone, wanted)))
+        notes = {spec.name: f" ({spec.note})" for spec in backbones.available()}
+        by_note: dict[str, list[str]] = {}
+        for name in used:
+            by_note.setdefault(notes.get(name, ""), []).append(name)
+        return " and ".join(f"{', '.join(names)}{note}" for note, names in by_note.items())
 
     def data_key(self, tables: Sequence[Table]) -> str:
         """Digest of all photographs and labels that some tables read; changes when one that was missing arrives."""

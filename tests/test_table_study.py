@@ -281,6 +281,21 @@ def test_several_tables_are_described_at_once():
     assert described != smoke().describe(TABLES["5"])
 
 
+def test_a_table_of_backbones_names_all_that_run_with_their_caveats():
+    standard = open_tables("standard", progress=False)
+    for number in ("1", "2", "9"):
+        line = standard.describe(TABLES[number])
+        assert "backbone vit_small_patch14_saliency (fine-tuned by its author to predict saliency" in line
+        assert "and efficientnet_lite0 (supervised on ImageNet-1k)" in line
+    assert "efficientnet" not in standard.describe(TABLES["5"])
+    paper = open_tables("paper", progress=False)
+    assert "backbone vit_small_patch16_384, vit_base_patch16_384, vit_large_patch16_384 (" in paper.describe(
+        TABLES["1"]
+    )
+    assert "clip_vit_l14_336" in paper.describe(TABLES["9"])
+    assert "vit_small_patch16_384" not in paper.describe(TABLES["9"])
+
+
 def test_captions_say_what_a_reader_must_know():
     caption = smoke().caption(TABLES["6"])
     for part in ("Table 6", "alpha", "2 seeds", "max_iou", "crop320", "synthetic_scenes", "profile smoke"):
