@@ -34,7 +34,7 @@ CALLS = 5
 def run() -> Iterator[Row]:
     """Time and peak memory of both sides; nothing where PyTorch sees no GPU."""
     if not torch.cuda.is_available():
-        tqdm.write("gpu: not run, since PyTorch sees no GPU of NVIDIA's here")
+        tqdm.write("gpu: not run, since PyTorch sees no NVIDIA GPU here")
         return
     for dataset, crop in CROPS.items():
         yield from _kernel_and_objective(dataset, crop)

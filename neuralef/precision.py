@@ -47,6 +47,6 @@ def require(device: Device) -> None:
     """Raise ``InputError`` if the device is a GPU and PyTorch sees none."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            "device is cuda, but PyTorch sees no GPU of NVIDIA's here; set device=cpu, or install a driver and a build "
+            "device is cuda, but PyTorch sees no NVIDIA GPU here; set device=cpu, or install a driver and a build "
             "of PyTorch that has CUDA"
         )

@@ -374,7 +374,7 @@ def methods_table(results: pd.DataFrame) -> str:
     return (
         f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n"
         f"backbone {first['backbone']}; K = {first['clusters']}; psi of depth {first['p_depth']}, trained on one patch "
-        f"in {first['p_patch_stride']} of a row and column with k = {first['p_feature_neighbors']} and alpha = "
+        f"in {first['p_patch_stride'] ** 2} with k = {first['p_feature_neighbors']} and alpha = "
         f"{first['p_pixel_weight']:g}, in {first['p_precision']}; max_iou, percent, mean ± standard deviation over "
         f"seeds; training on {first['device']}. {IOU_RULE}"
     )

@@ -15,7 +15,7 @@ from neuralef.methods import REGISTRY
 from neuralef.precision import fastest_precision, native_precisions, require
 from neuralef.results import read_results
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU of NVIDIA's here")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no NVIDIA GPU here")
 OPTIONS = {"train": 6, "val": 3, "size": (64, 80), "seed": 0}
 CONFIG = Config(
     image_size=64, width=16, feature_neighbors=8, epochs=4, batch_images=3, kmeans_iterations=5, pca_channels=8

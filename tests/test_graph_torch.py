@@ -5,7 +5,7 @@ from neuralef import graph, graph_torch
 from neuralef.errors import InputError
 from neuralef.objective import neural_eigenfunction_objective
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU of NVIDIA's here")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no NVIDIA GPU here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
 
 
