@@ -55,10 +55,9 @@ def data_list(root: Root = None) -> None:
     for info in datasets.available():
         where = "here" if datasets.is_obtainable(info.name, root) else "not here"
         where = "" if info.name == "folder:PATH" else where
-        sizes = ", ".join(f"{size} {split}" for split, size in info.split_sizes.items())
-        typer.echo(
-            f"{info.name:20} {where:9} {info.title} ({sizes or 'your splits'}); licence: {info.licence}; {info.note}"
-        )
+        sizes = ", ".join(f"{size} {split}" for split, size in info.split_sizes.items()) or "your splits"
+        classes = f"; {info.classes} classes" if info.classes else ""
+        typer.echo(f"{info.name:20} {where:9} {info.title} ({sizes}{classes}); licence: {info.licence}; {info.note}")
 
 
 @data_app.command("prepare")

@@ -283,11 +283,11 @@ class Workbench:
         return Segmenter(
             self.backbone,
             head,
-            self.config.crop_size(self.backbone.patch_size),
-            self.config.precision,
-            self.sliding(config) if config.protocol == "sliding" else None,
-            softmax_temperature(head, config),
-            config.crf,
+            crop_size=self.config.crop_size(self.backbone.patch_size),
+            precision=self.config.precision,
+            sliding=self.sliding(config) if config.protocol == "sliding" else None,
+            temperature=softmax_temperature(head, config),
+            crf=config.crf,
         )
 
     def predictions(self, heads: Sequence[ClusterHead], config: Config) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:

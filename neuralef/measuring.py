@@ -20,6 +20,7 @@ import numba
 import torch
 
 from neuralef.allocation import keep_freed_memory
+from neuralef.provenance import resident_mb
 
 THREADS = 2
 
@@ -73,9 +74,9 @@ def _measure(
     clear_refs = Path("/proc/self/clear_refs")
     if clear_refs.exists():
         clear_refs.write_text("5")  # the peak starts again from what is resident now
-    before = _resident_mb("VmRSS")
+    before = resident_mb("VmRSS")
     result = run()
-    peak = _resident_mb("VmHWM")
+    peak = resident_mb("VmHWM")
     times = []
     for _ in range(repeats):
         del result
@@ -91,11 +92,3 @@ def _give_back_free_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl has not
         if trim:
             trim(0)
-
-
-def _resident_mb(name: str) -> float:
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return float("nan")
-    kibibytes = int(status.read_text().split(f"{name}:")[1].split()[0])  # which the system calls kB
-    return kibibytes * 1024 / 1e6

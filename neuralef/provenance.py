@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import platform
 import resource
 import subprocess
@@ -10,7 +11,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -111,11 +112,19 @@ def peak_rss_mb() -> float:
     In a forked kernel (:mod:`neuralef.kernels`) this counts what was allocated before the fork, and of the libraries
     only the pages it has used itself: some 150 MB less than in one that has imported them.
     """
+    peak = resident_mb("VmHWM")  # on Linux getrusage starts from the memory of the process that started this one
+    if not math.isnan(peak):
+        return peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def resident_mb(name: Literal["VmRSS", "VmHWM"]) -> float:
+    """Resident memory of this process, now or at most, in MB of 1e6 bytes; NaN where there is no ``/proc``."""
     status = Path("/proc/self/status")
-    if status.is_file():  # on Linux getrusage starts from the memory of the process that started this one
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+    if not status.is_file():
+        return float("nan")
+    kibibytes = int(status.read_text().split(f"{name}:")[1].split()[0])  # which the system calls kB
+    return kibibytes * 1024 / 1e6
 
 
 def _is_docstring(node: ast.AST) -> bool:

@@ -40,15 +40,14 @@ DAMAGE = (
 """What the standard library raises while it reads an archive that is cut off, altered or none at all."""
 
 
-def download(url: str, target: Path, *, then: str, sha256: str | None = None, md5: str | None = None) -> Path:
+def download(url: str, target: Path, *, then: str, md5: str | None = None) -> Path:
     """Fetch ``url`` into the file ``target``, which appears only when it is whole and verified.
 
     Args:
         url: Address to download from.
         target: File to write; its folder is created.
         then: Command to run once the file is in place; named in the message when fetching fails.
-        sha256: Expected SHA-256 digest, where one is published.
-        md5: Expected MD5 digest, for sets that publish nothing better.
+        md5: Expected MD5 digest, where one is published.
 
     Returns:
         ``target``.
@@ -57,8 +56,7 @@ def download(url: str, target: Path, *, then: str, sha256: str | None = None, md
         InputError: If the network fails, the folder cannot be written, or the bytes are not those expected.
     """
     advice = f"download {url} by hand, put it at {target} and run `{then}`"
-    expected = {name: value for name, value in (("sha256", sha256), ("md5", md5)) if value}
-    digests = {name: hashlib.new(name, usedforsecurity=False) for name in expected}
+    digest = hashlib.md5(usedforsecurity=False)
     ensure_writable_folder(target.parent)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.partial")
     log.info("downloading %s", url)
@@ -66,13 +64,9 @@ def download(url: str, target: Path, *, then: str, sha256: str | None = None, md
         with unfinished.open("wb") as file:
             for block in _received(url, target.name, advice):
                 file.write(block)
-                for digest in digests.values():
-                    digest.update(block)
-        for name, digest in digests.items():
-            if digest.hexdigest() != expected[name].lower():
-                raise InputError(
-                    f"{url} gave a file with {name} {digest.hexdigest()}, expected {expected[name]}; {advice}"
-                )
+                digest.update(block)
+        if md5 and digest.hexdigest() != md5.lower():
+            raise InputError(f"{url} gave a file with md5 {digest.hexdigest()}, expected {md5}; {advice}")
         unfinished.replace(target)
     except OSError as error:
         raise InputError(f"cannot write {target} ({error}); free some space or choose another folder") from error
