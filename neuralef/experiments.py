@@ -522,12 +522,12 @@ def _run_together(jobs: Sequence[_Job], bench: Workbench, *, maps: Path | None, 
     """Evaluate those of the jobs of which something is not kept yet, and keep it."""
     wanted = [job for job in jobs if not job.record.is_file() or maps or (image_tables and not job.tables.is_file())]
     for job, record, tables in _evaluate(wanted, bench, maps=maps, image_tables=image_tables) if wanted else []:
-        if image_tables:
-            write_checked_tensors(job.tables, {"counts": torch.from_numpy(tables)}, {"method": job.method})
         if job.record.is_file():
             _check_same_fit(job, np.array(record["counts"]))
         else:
             write_json(job.record, {"experiment_id": job.experiment_id, **record})
+        if image_tables:
+            write_checked_tensors(job.tables, {"counts": torch.from_numpy(tables)}, {"method": job.method})
 
 
 def _check_same_fit(job: _Job, counts: np.ndarray) -> None:
@@ -623,7 +623,8 @@ def _warn_of_absent_classes(dataset: Dataset, pixels: np.ndarray) -> None:
     absent = [semantic.name for semantic, count in zip(dataset.classes, pixels, strict=True) if not count]
     if absent and dataset.name.startswith(datasets.PREFIX):  # one's own: others are known to be as they are
         log.warning(
-            "no label that was evaluated holds class %s of %s; 255 means ignore, so save masks of 0 and 255 as 0 and 1",
+            "no label that was evaluated holds class %s of %s, so scores leave it out; where masks are 0 and 255, save "
+            "them as 0 and 1, since 255 means ignore",
             ", ".join(map(repr, absent)),
             dataset.name,
         )

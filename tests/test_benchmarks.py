@@ -61,7 +61,7 @@ def test_a_side_is_measured_in_a_process_of_its_own():
 def test_without_a_gpu_its_benchmark_says_so_and_has_no_rows(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert list(gpu.run()) == []
-    assert "PyTorch sees no GPU" in capsys.readouterr().out
+    assert "PyTorch sees no NVIDIA GPU" in capsys.readouterr().out
 
 
 def test_rows_survive_the_file_and_the_page_shows_both_sides(tmp_path):

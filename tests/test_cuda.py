@@ -53,7 +53,7 @@ def without_a_gpu(monkeypatch):
 )
 def test_a_gpu_that_is_not_there_is_named(monkeypatch, ask):
     without_a_gpu(monkeypatch)
-    with pytest.raises(InputError, match=r"device is cuda, but PyTorch sees no GPU .* set device=cpu"):
+    with pytest.raises(InputError, match=r"device is cuda, but PyTorch sees no NVIDIA GPU .* set device=cpu"):
         ask()
 
 
