@@ -299,7 +299,8 @@ def reproduce(
     folder = ensure_writable_folder((out or results_root(profile)).resolve())
     study = open_study(profile)
     typer.echo(study.describe())
-    crf.require(study.profile.config.crf)
+    if notebook is None:  # single ones may get by without it
+        crf.require(study.profile.config.crf)
     try:
         given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
     except yaml.YAMLError as error:

@@ -112,6 +112,9 @@ def class_legend(classes: Sequence[SemanticClass], present: Collection[int]) -> 
     Args:
         classes: Classes of the dataset, in the order of their ids.
         present: Ids that the maps have, ``IGNORE_LABEL`` among them where it occurs.
+
+    Returns:
+        Names and colours, 0 to 255, of the classes that are present, in their order; last ``ignored``, if it occurs.
     """
     ignored = [("ignored", (0, 0, 0))] if IGNORE_LABEL in present else []
     return [(each.name, each.colour) for index, each in enumerate(classes) if index in present] + ignored

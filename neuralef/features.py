@@ -37,7 +37,7 @@ from neuralef.backbones import Backbone
 from neuralef.config import Config
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image
-from neuralef.errors import InputError
+from neuralef.errors import BEYOND_US, InputError
 from neuralef.files import locked, write_json
 from neuralef.paths import cache_root
 from neuralef.precision import Precision
@@ -347,11 +347,13 @@ def _noted(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
 
 def _reserve(path: Path) -> None:
     """Take the whole of a file's space: where a disk fills under a memory map, the process is killed without a word."""
-    if hasattr(os, "posix_fallocate"):  # not on macOS
-        with path.open("r+b") as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            except OSError as error:
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in BEYOND_US:  # else the file system is one that reserves nothing
                 error.filename = str(path)
                 raise
 

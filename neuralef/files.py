@@ -4,8 +4,8 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -36,33 +36,22 @@ def ensure_writable_folder(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def locked(path: Path, waiting_for: str) -> Iterator[None]:
-    """Hold a lock; where another process has it, say what is waited for and wait."""
+def locked(path: Path, busy_with: str) -> AbstractContextManager:
+    """Take a lock, for a ``with``; where another process has it, say what that one does (``busy_with``) and wait."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
-        log.info("another process %s; waiting for it", waiting_for)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        log.info("another process %s; waiting for it", busy_with)
+        return lock.acquire()
 
 
-@contextmanager
-def held_alone(path: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock; where another process has it, raise ``InputError`` with what ``refusal`` says."""
-    lock = FileLock(path)
+def held_alone(path: Path, refusal: str) -> AbstractContextManager:
+    """Take a lock, for a ``with``; where another process has it, raise ``InputError`` with what ``refusal`` says."""
     try:
-        lock.acquire(timeout=0)
+        return FileLock(path).acquire(timeout=0)
     except Timeout as error:
         raise InputError(refusal) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

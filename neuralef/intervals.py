@@ -8,7 +8,7 @@ that differ in their seed share the images; a resample draws images once for all
 Two things to know when reading such an interval. A resample holds about 63 % of the images, some of them twice, so a
 matching fits it otherwise than the whole set, as a rule a little better, and the interval does not lie evenly about the
 estimate: ``Interval.bias`` says how far resamples are off. (Where few images hold a class, a resample without them
-averages over the others, which shifts it as well.) What both sides share of that drops out of a difference;
+averages over the others, which shifts it as well.) What both sides share of such shifts drops out of a difference;
 what one of them has alone does not. Of differences to K-means on Stanford Background the middles of the intervals lie
 up to 1.4 points above the estimates (table ``32_differences``): an end nearer to 0 than that decides nothing. And few
 runs show little of the spread between runs: the variance of a resampled mean of S runs is (S - 1) / S of the unbiased

@@ -171,7 +171,7 @@ def execute(
     return True
 
 
-def _alone(executed: Path) -> AbstractContextManager[None]:
+def _alone(executed: Path) -> AbstractContextManager:
     """Keep other processes from running the same notebook into the same folder, where both would write it."""
     return held_alone(
         executed.with_name(f".{executed.stem}.lock"),

@@ -134,7 +134,10 @@ def test_reproduce_asks_for_the_crf_before_anything_is_trained(monkeypatch, caps
     monkeypatch.setattr("neuralef.experiments.load_profile", lambda name: asking)
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     monkeypatch.setattr("neuralef.notebooks.execute", lambda *_, **__: pytest.fail("a notebook was run"))
-    assert_one_error(*call(monkeypatch, capsys, "reproduce", "--profile", "smoke", "--out", tmp_path), "not installed")
+    arguments = ("reproduce", "--profile", "smoke", "--out", tmp_path)
+    assert_one_error(*call(monkeypatch, capsys, *arguments), "not installed")
+    monkeypatch.setattr("neuralef.notebooks.execute", lambda *_, **__: True)
+    assert call(monkeypatch, capsys, *arguments, "--notebook", "18")[0] == 0  # which computes sizes alone
 
 
 def test_relative_folders_are_those_of_the_command(monkeypatch, capsys, tmp_path):

@@ -160,6 +160,14 @@ def test_a_disk_that_fills_later_is_named_when_an_extraction_continues(many, tmp
     assert sum(resumed.seen) == IMAGES - features.CHUNK
 
 
+def test_a_file_system_that_reserves_nothing_is_written_to_all_the_same(many, tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(features.os, "posix_fallocate", unsupported, raising=False)
+    assert len(store_of(many, Counting(), tmp_path)) == IMAGES
+
+
 @pytest.mark.parametrize(("every", "notes"), [(0, [0, 1, 2, 3, 3, 3]), (1000, [0, 3, 3])])
 def test_what_is_done_is_noted_now_and_then(many, tmp_path, monkeypatch, every, notes):
     """Notes hold all ids: after every chunk, those of a million images would be terabytes."""

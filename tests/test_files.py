@@ -1,5 +1,7 @@
 import json
 from pathlib import Path
+from threading import Event, Thread
+from time import sleep
 
 import pytest
 import safetensors.torch
@@ -146,3 +148,26 @@ def test_a_writable_folder_is_made_and_left_empty(tmp_path):
     folder = files.ensure_writable_folder(tmp_path / "new" / "folder")
     assert folder.is_dir()
     assert not list(folder.iterdir())
+
+
+def test_a_lock_that_is_held_is_refused_or_waited_for(tmp_path, caplog):
+    caplog.set_level("INFO")
+    taken, refused = Event(), Event()
+
+    def hold():
+        with files.held_alone(tmp_path / "lock", "it is taken"):
+            taken.set()
+            refused.wait(10)
+            sleep(0.3)
+
+    other = Thread(target=hold)
+    other.start()
+    taken.wait(10)
+    with pytest.raises(InputError, match="it is taken"):
+        files.held_alone(tmp_path / "lock", "it is taken")
+    refused.set()
+    with files.locked(tmp_path / "lock", "is painting"):
+        assert "another process is painting; waiting for it" in caplog.text
+    other.join()
+    with files.held_alone(tmp_path / "lock", "it is taken"):  # both have given it back
+        pass
