@@ -14,7 +14,6 @@ the cache, so an interrupted audit takes up what is whole and computes the rest.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -43,7 +42,7 @@ from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Scores, score, score_mapping
-from neuralef.experiments import Experiment, Workbench, open_workbench
+from neuralef.experiments import Experiment, Workbench, open_workbench, score_columns
 from neuralef.files import ensure_writable_folder, read_checked_tensors, tensors_digest, write_checked_tensors
 from neuralef.intervals import (
     Interval,
@@ -54,7 +53,7 @@ from neuralef.intervals import (
 )
 from neuralef.paths import cache_root
 from neuralef.reporting import METHOD_TITLES, mean_and_interval, mean_and_spread
-from neuralef.results import COLUMNS, append_rows, check_columns, parameter_columns
+from neuralef.results import COLUMNS, append_rows, check_columns
 
 FILE = "audit.csv"
 # Variants differ in labels, never in photographs: what is trained on is always what is evaluated.
@@ -191,13 +190,13 @@ class Audit:
             "variant": variant,
             "method": method,
             "psi": tensors_digest(trained.psi.state_dict())[:16],
-            **provenance.stamp(experiment.config.device),
-            "extract_s": round(bench.train.extract_s + bench.val.extract_s, 3),
-            "train_s": round(trained.train_s, 3),
-            "cluster_s": round(fitted - began if method == "ours_star" else 0.0, 3),
-            "eval_s": round(perf_counter() - fitted, 3),
-            "peak_rss_mb": round(provenance.peak_rss_mb(), 1),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **provenance.measured_stamp(
+                experiment.config.device,
+                extract_s=bench.train.extract_s + bench.val.extract_s,
+                train_s=trained.train_s,
+                cluster_s=fitted - began if method == "ours_star" else 0.0,
+                eval_s=perf_counter() - fitted,
+            ),
         }
 
     def _head(self, experiment: Experiment, trained: Trained, method: str) -> ClusterHead:
@@ -217,19 +216,8 @@ class Audit:
                 **record,
                 "label_weight": self.weight(experiment),
                 "matching": matching,
-                "dataset": experiment.dataset,
-                "split": "val",
                 "images": len(counts),
-                "backbone": experiment.backbone,
-                "clusters": counts.shape[1],
-                "classes": counts.shape[2],
-                "protocol": experiment.config.protocol,
-                "crf": "none",
-                "seed": experiment.seed,
-                "accuracy": scores.accuracy,
-                "mean_iou": scores.mean_iou,
-                "clusters_used": scores.clusters_used,
-                **parameter_columns(experiment.config),
+                **score_columns(experiment, scores, num_clusters=counts.shape[1]),
             }
 
 

@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,6 @@ def measure_costs(
                 "seed": experiment.seed,
                 **provenance.stamp(experiment.config.device),
                 "device": device,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             append_rows(path, [row], columns=COLUMNS, key=KEY)
     costs = pd.DataFrame.from_dict(_kept(path, experiment_id, device), orient="index")

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -27,7 +26,7 @@ from neuralef.config import FEATURE_FIELDS, Config, Profile, load_profile
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.errors import InputError
-from neuralef.evaluation import MATCHINGS, image_counts, score
+from neuralef.evaluation import MATCHINGS, Scores, image_counts, score
 from neuralef.features import FeatureStore, extract, to_tensor
 from neuralef.files import (
     ensure_writable_folder,
@@ -535,7 +534,7 @@ def _check_same_fit(job: _Job, counts: np.ndarray) -> None:
 
     The same settings give another psi on another machine; what changes where only roundings do is a few pixels.
     """
-    before = np.array(read_json(job.record, "counts")["counts"])
+    before = _counts(job.record)
     if np.abs(counts - before).sum() > 2 * SAME_FIT * counts.sum():  # a pixel that moves is missed here and new there
         raise InputError(
             f"{job.record} has scores of another fit of {job.method} than this one, as another machine makes; choose "
@@ -551,6 +550,22 @@ def _check_same_features(experiment: Experiment, bench: Workbench) -> None:
     for name, (theirs, wanted) in pairs.items():
         if theirs != wanted:
             raise ValueError(f"{name} is {wanted!r} in the experiment and {theirs!r} on the workbench; open one for it")
+
+
+def read_counts(out: Path, experiment_id: str, method: Method) -> np.ndarray:
+    """Counts of all evaluated images together, kept by :func:`run_experiment`: shape ``(K, C)``, int64.
+
+    Raises:
+        InputError: If the experiment has not been run with the method, or the file is damaged.
+    """
+    path = _run_path(out, experiment_id, method, "json")
+    if not path.is_file():
+        raise InputError(f"there are no counts in {path}; run the experiment with this method first")
+    return _counts(path)
+
+
+def _counts(record: Path) -> np.ndarray:
+    return np.array(read_json(record, "counts")["counts"])
 
 
 def read_image_tables(out: Path, experiment_id: str, method: Method) -> np.ndarray:
@@ -606,13 +621,13 @@ def _evaluate(
             "method": job.method,
             "counts": counts[number].tolist(),
             "images": images,
-            **provenance.stamp(config.device),
-            "extract_s": round(extract_s[number], 3),
-            "train_s": round(trained[number], 3),
-            "cluster_s": round(fitted[number].seconds, 3),
-            "eval_s": round(eval_s, 3),
-            "peak_rss_mb": round(provenance.peak_rss_mb(), 1),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **provenance.measured_stamp(
+                config.device,
+                extract_s=extract_s[number],
+                train_s=trained[number],
+                cluster_s=fitted[number].seconds,
+                eval_s=eval_s,
+            ),
         }
         for number, job in enumerate(jobs)
     ]
@@ -636,30 +651,10 @@ def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench
     for matching in MATCHINGS:
         scores = score(counts, matching)
         identity = {"experiment_id": record["experiment_id"], "method": record["method"], "matching": matching}
-        rows.append(
-            {
-                **identity,
-                "dataset": experiment.dataset,
-                "trained_on": experiment.trained_on or experiment.dataset,
-                "split": "val",
-                "images": record["images"],
-                "backbone": experiment.backbone,
-                "clusters": experiment.clusters,
-                "classes": counts.shape[1],
-                "protocol": experiment.config.protocol,
-                "crf": experiment.config.crf,
-                "seed": experiment.seed,
-                "accuracy": scores.accuracy,
-                "mean_iou": scores.mean_iou,
-                "clusters_used": scores.clusters_used,
-                **parameter_columns(experiment.config),
-                **{
-                    name: value
-                    for name, value in record.items()
-                    if name in ResultRow.__annotations__ and name not in identity and name != "images"
-                },
-            }
-        )
+        kept = {name: value for name, value in record.items() if name in ResultRow.__annotations__}
+        trained_on = experiment.trained_on or experiment.dataset
+        columns = score_columns(experiment, scores, num_clusters=len(counts))
+        rows.append({**kept, **identity, "trained_on": trained_on, **columns})
         class_rows += [
             {**identity, "class": semantic.name, "iou": iou}
             for semantic, iou in zip(bench.dataset.classes, scores.class_iou, strict=True)
@@ -667,6 +662,25 @@ def _store_rows(out: Path, experiment: Experiment, record: dict[str, Any], bench
     append_rows(out / "results.csv", rows)
     append_classes(out / "per_class.csv", class_rows)
     return rows
+
+
+def score_columns(experiment: Experiment, scores: Scores, *, num_clusters: int) -> dict[str, Any]:
+    """What a row of scores on ``val`` says of its experiment, by column; ``num_clusters`` is the head's."""
+    config = experiment.config
+    return {
+        "dataset": experiment.dataset,
+        "split": "val",
+        "backbone": experiment.backbone,
+        "clusters": num_clusters,
+        "classes": len(scores.class_iou),
+        "protocol": config.protocol,
+        "crf": config.crf,
+        "seed": experiment.seed,
+        "accuracy": scores.accuracy,
+        "mean_iou": scores.mean_iou,
+        "clusters_used": scores.clusters_used,
+        **parameter_columns(config),
+    }
 
 
 def save_map(path: Path, ids: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-COMPARED_TOGETHER = 16
+COMPARED_TOGETHER = 32
 """Similarities compared in one go, a bit for each: some vector instructions, where a branch for every similarity,
 mispredicted wherever one is near, takes several times as long."""
 
@@ -31,6 +31,27 @@ def _lowest_set_bit(typing_context, bits):
         return builder.zext(position, ir.IntType(64))
 
     return types.int64(types.uint32), generate
+
+
+@intrinsic
+def _bits_where_greater(typing_context, left, right):
+    """A bit for each of the first ``COMPARED_TOGETHER`` float32 of two contiguous arrays: whether ``left > right``.
+
+    Some vector instructions, which the compiler does not make of a loop.
+    """
+    if any(array.layout != "C" or array.dtype != types.float32 for array in (left, right)):
+        return None  # which numba reports as no match for these types
+
+    def generate(context, builder, signature, arguments):
+        numbers = ir.VectorType(ir.FloatType(), COMPARED_TOGETHER)
+        vectors = []
+        for array_type, array in zip(signature.args, arguments, strict=True):
+            start = context.make_array(array_type)(context, builder, array).data
+            vectors.append(builder.load(builder.bitcast(start, numbers.as_pointer()), align=4))
+        greater = builder.fcmp_ordered(">", *vectors)
+        return builder.bitcast(greater, ir.IntType(COMPARED_TOGETHER))
+
+    return types.uint32(left, right), generate
 
 
 @njit(cache=True)
@@ -60,7 +81,9 @@ def keep_largest(values, indices, length, kept):
 
 @njit(cache=True)
 def _near(similarities, thresholds):
-    """A bit for each of at most 32 similarities: whether it exceeds its threshold."""
+    """A bit for each of at most ``COMPARED_TOGETHER`` similarities: whether it exceeds its threshold."""
+    if len(similarities) == COMPARED_TOGETHER:
+        return _bits_where_greater(similarities, thresholds)
     near = np.uint32(0)
     for c in range(len(similarities)):
         near |= np.uint32(similarities[c] > thresholds[c]) << np.uint32(c)

@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -69,6 +70,21 @@ def stamp(computed_on: Device = "cpu") -> dict[str, Any]:
         "versions": versions(),
         "device": device(computed_on),
         "threads": torch.get_num_threads(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def measured_stamp(computed_on: Device, **seconds: float) -> dict[str, Any]:
+    """:func:`stamp` of a run that ends now, with what it took.
+
+    Args:
+        computed_on: Device of the run.
+        **seconds: Seconds of its stages, by the column each stands in.
+    """
+    return {
+        **stamp(computed_on),
+        **{name: round(value, 3) for name, value in seconds.items()},
+        "peak_rss_mb": round(peak_rss_mb(), 1),
     }
 
 

@@ -21,13 +21,14 @@ from neuralef.config import Config, load_profile
 from neuralef.datasets.folder import FolderDataset
 from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
-from neuralef.evaluation import match_max_iou
+from neuralef.evaluation import match_max_iou, score
 from neuralef.experiments import (
     Experiment,
     Workbench,
     open_studies,
     open_study,
     open_workbench,
+    read_counts,
     read_image_tables,
     run_experiment,
     run_seeds,
@@ -592,9 +593,13 @@ def test_a_killed_run_ends_with_the_same_results(tmp_path, monkeypatch):
 
 
 def test_run_records_hold_the_contingency_table(tmp_path):
-    run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
-    (record,) = (tmp_path / "runs").glob("*/kmeans.json")
-    assert np.array(json.loads(record.read_text())["counts"]).sum() == 3 * 64 * 64
+    rows = run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
+    counts = read_counts(tmp_path, rows[0]["experiment_id"], "kmeans")
+    assert counts.shape == (EXPERIMENT.clusters, rows[0]["classes"])
+    assert counts.sum() == 3 * 64 * 64
+    assert score(counts, "max_iou").mean_iou == next(row for row in rows if row["matching"] == "max_iou")["mean_iou"]
+    with pytest.raises(InputError, match="run the experiment with this method first"):
+        read_counts(tmp_path, rows[0]["experiment_id"], "ours")
 
 
 def test_counts_of_the_images_add_up_and_can_be_kept_later(tmp_path):

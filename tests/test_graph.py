@@ -32,6 +32,14 @@ def test_feature_graph_is_equation_2(neighbors):
     )
 
 
+@pytest.mark.parametrize("length", [1, loops.COMPARED_TOGETHER - 1, loops.COMPARED_TOGETHER])
+def test_a_bit_says_which_similarities_exceed_their_thresholds(length):
+    similarities, thresholds = np.random.default_rng(0).random((2, length), dtype=np.float32)
+    thresholds[0] = similarities[0]  # which is not more
+    expected = sum(1 << bit for bit in np.flatnonzero(similarities > thresholds).tolist())
+    assert loops._near(similarities, thresholds) == expected
+
+
 @pytest.mark.parametrize("block", [(1, 1), (7, 3), (5, 40), (1000, 10)])
 def test_neighbours_do_not_depend_on_the_block(block):
     flat = patches()[0].flatten(0, 2)
