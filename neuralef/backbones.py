@@ -126,10 +126,10 @@ def _vit(
 
 _SALIENCY_NOTE = (
     "fine-tuned by its author to predict saliency: saliency labels have probably entered the backbone, so "
-    "'unsupervised' speaks of the head only"
+    "'unsupervised' applies to the head only"
 )
 _PAPER_NOTE = (
-    "of the paper's tables; supervised on ImageNet-21k, then on ImageNet-1k at 384 pixels, so 'unsupervised' speaks of "
+    "of the paper's tables; supervised on ImageNet-21k, then on ImageNet-1k at 384 pixels, so 'unsupervised' applies to "
     "the head only"
 )
 # OpenAI's networks have QuickGELU; timm's plain vit_*_clip_* names put GELU in its place, which they never saw.

