@@ -5,9 +5,9 @@ from functools import cache
 import numpy as np
 
 from neuralef.datasets.crops import crop_image
-from neuralef.experiments import Study, open_study
 from neuralef.features import patch_colours, to_tensor
 from neuralef.precision import fastest_precision
+from neuralef.studies import Study, open_study
 
 
 @cache

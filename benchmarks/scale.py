@@ -55,7 +55,14 @@ def experiment(folder: str, train: int, val: int) -> Callable[[], dict[str, floa
     profile = inputs.study().profile
     config = profile.config.updated({"epochs": EPOCHS})
     scenes = {"train": train, "val": val, "size": (240, 320), "seed": 0}
-    spec = Experiment("synthetic_scenes", profile.backbone, profile.clusters, 0, config, scenes)
+    spec = Experiment(
+        dataset="synthetic_scenes",
+        dataset_options=scenes,
+        backbone=profile.backbone,
+        clusters=profile.clusters,
+        seed=0,
+        config=config,
+    )
 
     def pipeline() -> dict[str, float]:
         began = perf_counter()

@@ -42,7 +42,7 @@ from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Scores, score, score_mapping
-from neuralef.experiments import Experiment, Workbench, open_workbench, score_columns
+from neuralef.experiments import Experiment, Workbench, check_same_features, open_workbench, score_columns
 from neuralef.files import ensure_writable_folder, read_checked_tensors, tensors_digest, write_checked_tensors
 from neuralef.intervals import (
     Interval,
@@ -256,6 +256,8 @@ def run_audit(
         raise InputError(f"label_weight is {label_weight}; it must not be negative, and finite")
     if experiments[0].trained_on:
         raise InputError(f"trained_on is {experiments[0].trained_on}, but an audit trains where it evaluates; leave it")
+    if bench:
+        check_same_features(experiments[0], bench)
     for name, value in (("protocol", "crop320"), ("crf", "none")):
         given = getattr(experiments[0].config, name)
         if given != value:
@@ -372,10 +374,10 @@ def compare(rows: pd.DataFrame, out: Path, method: str, *, draws: int = 1000, le
     settings = {"draws": draws, "level": level}
     return Comparison(
         method,
-        bootstrap_interval(before, **settings),
-        bootstrap_interval(after, **settings),
-        paired_difference_interval(before, after, **settings),
-        paired_gains(before, after),
+        without=bootstrap_interval(before, **settings),
+        with_gradient=bootstrap_interval(after, **settings),
+        difference=paired_difference_interval(before, after, **settings),
+        gains=paired_gains(before, after),
     )
 
 

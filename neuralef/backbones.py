@@ -129,8 +129,8 @@ _SALIENCY_NOTE = (
     "'unsupervised' applies to the head only"
 )
 _PAPER_NOTE = (
-    "of the paper's tables; supervised on ImageNet-21k, then on ImageNet-1k at 384 pixels, so 'unsupervised' applies to "
-    "the head only"
+    "of the paper's tables; supervised on ImageNet-21k, then on ImageNet-1k at 384 pixels, so 'unsupervised' applies "
+    "to the head only"
 )
 # OpenAI's networks have QuickGELU; timm's plain vit_*_clip_* names put GELU in its place, which they never saw.
 _CLIP_NOTE = "of the paper's Table 9; trained on pairs of image and text by OpenAI, with QuickGELU"

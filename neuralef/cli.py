@@ -6,9 +6,9 @@ What the user gave and cannot be used ends in one line on standard error and exi
 import logging
 import math
 import sys
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from tqdm.auto import tqdm
@@ -284,57 +284,24 @@ def reproduce(
     force: Annotated[bool, typer.Option("--force", help="Run notebooks whose results still stand.")] = False,
 ) -> None:
     """Run the profile's notebooks, or those asked for, in order through papermill."""
-    import yaml
 
     from neuralef import crf, notebooks
-    from neuralef.config import parse_assignments
-    from neuralef.experiments import open_studies, open_study
+    from neuralef.config import load_profile
     from neuralef.files import ensure_writable_folder, write_text
     from neuralef.paths import results_root
-    from neuralef.provenance import digest
     from neuralef.reporting import HEADLINE
-    from neuralef.table_study import open_tables
-    from neuralef.tables import read_by
+    from neuralef.studies import open_study
 
-    folder = ensure_writable_folder((out or results_root(profile)).resolve())
+    folder = ensure_writable_folder((out or results_root(load_profile(profile).name)).resolve())
     study = open_study(profile)
     typer.echo(study.describe())
     if notebook is None:  # single ones may get by without it
         crf.require(study.profile.config.crf)
-    try:
-        given = {name: yaml.safe_load(value) for name, value in parse_assignments(parameter or []).items()}
-    except yaml.YAMLError as error:
-        raise InputError(f"--parameter {' '.join(parameter or [])} cannot be read as YAML ({error})") from error
-    for name, option in {"profile": "--profile", "results": "--out"}.items():
-        if name in given:
-            raise InputError(f"--parameter {name}={given[name]} is not this one's to set; use {option}")
-    given = {name: _from_here(value) for name, value in given.items()}
-    chosen = notebooks.sources(*(study.profile.notebooks if notebook is None else [notebook]))
-    notebooks.check_numbers(study.profile.notebook_parameters)
-    plan = {
-        source: {
-            "profile": profile,
-            "results": str(folder),
-            **study.profile.notebook_parameters.get(source.name[:2], {}),
-            **given,
-        }
-        for source in chosen
-    }
-    for source, parameters in plan.items():
-        notebooks.check_parameters(source, parameters)
+    plan = notebooks.plan(study.profile, folder, notebook, _notebook_parameters(parameter or []))
     write_text(folder / HEADLINE, f"{study.describe()}\n")
-    own = study.profile.dataset
-    data_keys = {(own,): study.data_key()}
-    tables_of = cache(open_tables)  # which remembers what could not be fetched
+    inputs = notebooks.Inputs(study, folder)
     for source, parameters in plan.items():
-        names = notebooks.datasets_read(source, parameters, own)
-        if names not in data_keys:
-            data_keys[names] = open_studies(profile, names).data_key()
-        tables = read_by(source.name[:2])
-        read = tables_of(profile).data_key(tables) if tables else data_keys[names]
-        if source.name.startswith(notebooks.REPORT):
-            read = digest(read, notebooks.report_key(folder))
-        ran = notebooks.execute(source, parameters, folder, data_key=read, force=force)
+        ran = notebooks.execute(source, parameters, folder, data_key=inputs.key(source, parameters), force=force)
         typer.echo(f"{source.name}: {'done' if ran else 'unchanged, kept'}")
     reported = source.name.startswith(notebooks.REPORT)
     start = folder / ("report/index.html" if reported else f"notebooks/{source.stem}.html")
@@ -362,7 +329,22 @@ def report(
         typer.echo("README rewritten" if reporting.update_readme() else "README was up to date")
 
 
-def _from_here(value):
+def _notebook_parameters(given: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    from neuralef.config import parse_assignments
+
+    try:
+        values = {name: yaml.safe_load(value) for name, value in parse_assignments(given).items()}
+    except yaml.YAMLError as error:
+        raise InputError(f"--parameter {' '.join(given)} cannot be read as YAML ({error})") from error
+    for name, option in {"profile": "--profile", "results": "--out"}.items():
+        if name in values:
+            raise InputError(f"{name} cannot be set with --parameter; use {option}")
+    return {name: _from_here(value) for name, value in values.items()}
+
+
+def _from_here(value: Any) -> Any:
     """A notebook's parameter, datasets in folders named by their absolute path: notebooks run in a folder of theirs."""
     from neuralef.datasets.folder import PREFIX, expanded
 
@@ -422,8 +404,16 @@ def _experiment(
     )
     if clusters is not None and clusters < 1:
         raise InputError(f"--clusters is {clusters}; it must be at least 1")
-    used = (dataset, backbone or base.backbone, clusters or base.clusters, seed, config, options)
-    return Experiment(*used, trained_on, source_options)
+    return Experiment(
+        dataset=dataset,
+        dataset_options=options,
+        trained_on=trained_on,
+        trained_on_options=source_options,
+        backbone=backbone or base.backbone,
+        clusters=clusters or base.clusters,
+        seed=seed,
+        config=config,
+    )
 
 
 def _warn_of_few_steps(methods: list[str], bench) -> None:

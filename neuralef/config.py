@@ -169,14 +169,28 @@ class Config:
         return dataclasses.replace(self, **{name: _parse(name, value, hints[name]) for name, value in changes.items()})
 
 
+@dataclass(frozen=True)
+class StandIn:
+    """What a profile uses in place of a dataset of the paper.
+
+    Attributes:
+        name: Name of the dataset used here; empty: the paper's own.
+        options: Options passed to :func:`neuralef.datasets.load`.
+        config: Hyper-parameters where training on it takes others than the profile's.
+    """
+
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableSetup:
     """How a profile runs the paper's tables (:mod:`neuralef.tables`): what stands in for what the paper used.
 
     Attributes:
         seeds: Seeds of every experiment.
-        datasets: For a dataset of the paper, by its name in ``paper.csv``, the ``name`` and ``options`` of the one used
-            here (default: itself), and ``config``, hyper-parameters where training on it takes others.
+        datasets: For a dataset of the paper, by its name in ``paper.csv``, what is used here; default: itself.
         transfer: For a dataset of the paper that Table 8 tests on, the one whose stand-in trains; else the paper's.
         backbones: For a backbone of the paper the one used here. Where any is listed, the others are not run; where
             none is, all are.
@@ -185,7 +199,7 @@ class TableSetup:
     """
 
     seeds: tuple[int, ...]
-    datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    datasets: Mapping[str, StandIn] = field(default_factory=dict)
     transfer: Mapping[str, str] = field(default_factory=dict)
     backbones: Mapping[str, str] = field(default_factory=dict)
     further_backbones: tuple[str, ...] = ()
@@ -220,8 +234,8 @@ class Profile:
 
     def config_for(self, dataset: str) -> Config:
         """Hyper-parameters of a training on ``dataset``: the profile's, and what its tables set for it as itself."""
-        of_dataset = self.tables.datasets.get(dataset, {}) if self.tables else {}
-        return self.config if "name" in of_dataset else self.config.updated(of_dataset.get("config", {}))
+        used = self.tables.datasets.get(dataset, StandIn()) if self.tables else StandIn()
+        return self.config if used.name else self.config.updated(used.config)
 
 
 def profiles() -> tuple[str, ...]:
@@ -297,7 +311,11 @@ def _table_setup(document: Mapping[str, Any] | None, where: str) -> TableSetup |
     _check_entries(document, TableSetup, where)
     lists = {name: tuple(value) for name, value in document.items() if isinstance(value, list)}
     values = {name: tuple(numbers) for name, numbers in document.get("values", {}).items()}
-    return TableSetup(**{**document, **lists, "values": values})
+    stand_ins = document.get("datasets", {})
+    for role, entries in stand_ins.items():
+        _check_entries(entries, StandIn, f"dataset {role} of {where}")
+    datasets = {role: StandIn(**entries) for role, entries in stand_ins.items()}
+    return TableSetup(**{**document, **lists, "values": values, "datasets": datasets})
 
 
 def _parse(name: str, value: Any, hint: Any) -> Any:

@@ -6,10 +6,12 @@ what is whole and computes the rest; rows are then derived from the contingency 
 """
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,7 +24,7 @@ from neuralef import backbones, crf, datasets, provenance
 from neuralef.augmentation import AugmentedPhotographs
 from neuralef.backbones import Backbone
 from neuralef.clustering import ClusterHead, EigenfunctionHead, Method
-from neuralef.config import FEATURE_FIELDS, Config, Profile, load_profile
+from neuralef.config import FEATURE_FIELDS, Config
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.errors import InputError
@@ -67,7 +69,7 @@ EVALUATION_MODULES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """All that a reader must know to repeat a number, but for the method.
 
@@ -299,11 +301,12 @@ class Workbench:
                 for image_id, image in photographs
                 for logits in joint_logits(segmenters, image)
             )
-            maps = [merged_maps(pictures, config.crf)] * len(heads)  # the same iterator, which gives head after head
+            maps = merged_maps(pictures, config.crf)  # image after image, of each head after head
+            for image_id in self.dataset.ids("val"):
+                yield image_id, tuple(clusters for _, clusters in islice(maps, len(heads)))
         else:
-            maps = [self._of_stored(head, config) for head in heads]
-        for found in zip(*maps, strict=True):
-            yield found[0][0], tuple(clusters for _, clusters in found)
+            for found in zip(*(self._of_stored(head, config) for head in heads), strict=True):
+                yield found[0][0], tuple(clusters for _, clusters in found)
 
     def _of_stored(self, head: ClusterHead, config: Config) -> Iterator[tuple[str, np.ndarray]]:
         store = self.evaluated(head)
@@ -319,21 +322,32 @@ class Workbench:
             heads: Heads of fitted methods.
             config: Hyper-parameters, protocol and CRF among them.
             title: Label of the progress bar.
+
+        Raises:
+            InputError: After the last image, if no pixel has a label.
         """
-        C = len(self.dataset.classes)
+        C, images = len(self.dataset.classes), len(self.dataset.ids("val"))
+        labelled = np.zeros(C, dtype=np.int64)
         predictions = tqdm(
             self.predictions(heads, config),
-            total=len(self.dataset.ids("val")),
+            total=images,
             desc=title,
             unit="image",
             disable=not self.progress,
         )
         for image_id, maps in predictions:
             label = self.label(image_id, config.protocol)
-            yield tuple(
+            found = tuple(
                 Counted(image_id, clusters, label, image_counts(clusters, label, head.num_clusters, C))
                 for head, clusters in zip(heads, maps, strict=True)
             )
+            labelled += found[0].counts.sum(axis=0)
+            yield found
+        if not labelled.any():
+            raise InputError(
+                f"no pixel of the {images} evaluated images of {self.dataset.name} has a label; check them"
+            )
+        _warn_of_absent_classes(self.dataset, labelled)
 
     def seconds_per_image(self, head: ClusterHead, images: int = 8) -> float:
         """What a new image costs beyond what all methods share, which is reading it and one pass of the backbone.
@@ -454,11 +468,16 @@ def run_seeds(
 
     Raises:
         InputError: As :func:`run_experiment`.
-        ValueError: As :func:`run_experiment`.
+        ValueError: As :func:`run_experiment`, and if there is no seed or one is given twice.
     """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds are {list(seeds)}; give at least one, and each once")
     experiments = [replace(experiment, seed=seed) for seed in seeds]
     return _run(experiments, methods, out, bench, save_maps=False, image_tables=False, progress=progress)
 
+
+TRUTH = "truth"
+"""Folder of the ground truth beside those of the methods' maps."""
 
 SAME_FIT = 0.001
 """Share of the pixels that may change their cluster when a fitted method is evaluated again."""
@@ -471,8 +490,8 @@ class _Job:
     experiment: Experiment
     experiment_id: str
     method: Method
-    record: Path
-    tables: Path
+    record_path: Path
+    tables_path: Path
 
 
 def _run(
@@ -487,9 +506,11 @@ def _run(
 ) -> list[list[ResultRow]]:
     """The rows of experiments that differ in their seed alone."""
     check_methods(methods)
+    if not methods:
+        return [[] for _ in experiments]
     first = experiments[0]
     if bench:
-        _check_same_features(first, bench)
+        check_same_features(first, bench)
     crf.require(first.config.crf)
     ensure_writable_folder(out)
     check_columns(out / "results.csv")  # now, not after the first fit
@@ -512,21 +533,41 @@ def _run(
         for group in groups:
             _run_together(group, bench, maps=maps, image_tables=image_tables)
             for job in group:
-                record = read_json(job.record, "experiment_id")
+                record = read_json(job.record_path, "experiment_id")
                 rows[job.experiment_id] += _store_rows(out, job.experiment, record, bench)
     return list(rows.values())
 
 
 def _run_together(jobs: Sequence[_Job], bench: Workbench, *, maps: Path | None, image_tables: bool) -> None:
     """Evaluate those of the jobs of which something is not kept yet, and keep it."""
-    wanted = [job for job in jobs if not job.record.is_file() or maps or (image_tables and not job.tables.is_file())]
-    for job, record, tables in _evaluate(wanted, bench, maps=maps, image_tables=image_tables) if wanted else []:
-        if job.record.is_file():
+    wanted = [
+        job for job in jobs if not job.record_path.is_file() or maps or (image_tables and not job.tables_path.is_file())
+    ]
+    if not wanted:
+        return
+    unchecked = maps / ".unchecked" if maps else None
+    if unchecked and unchecked.is_dir():  # of a run that failed
+        shutil.rmtree(unchecked)
+    for job, record, tables in _evaluate(wanted, bench, maps=unchecked, image_tables=image_tables):
+        if job.record_path.is_file():
             _check_same_fit(job, np.array(record["counts"]))
         else:
-            write_json(job.record, {"experiment_id": job.experiment_id, **record})
+            write_json(job.record_path, {"experiment_id": job.experiment_id, **record})
         if image_tables:
-            write_checked_tensors(job.tables, {"counts": torch.from_numpy(tables)}, {"method": job.method})
+            write_checked_tensors(job.tables_path, {"counts": torch.from_numpy(tables)}, {"method": job.method})
+        if maps:
+            _take_over(unchecked / job.method, maps / job.method)
+    if maps:
+        _take_over(unchecked / TRUTH, maps / TRUTH)
+        unchecked.rmdir()
+
+
+def _take_over(source: Path, target: Path) -> None:
+    """Move the maps of one folder to another, in place of those of the same name."""
+    target.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        path.replace(target / path.name)
+    source.rmdir()
 
 
 def _check_same_fit(job: _Job, counts: np.ndarray) -> None:
@@ -534,15 +575,16 @@ def _check_same_fit(job: _Job, counts: np.ndarray) -> None:
 
     The same settings give another psi on another machine; what changes where only roundings do is a few pixels.
     """
-    before = _counts(job.record)
+    before = _counts(job.record_path)
     if np.abs(counts - before).sum() > 2 * SAME_FIT * counts.sum():  # a pixel that moves is missed here and new there
         raise InputError(
-            f"{job.record} has scores of another fit of {job.method} than this one, as another machine makes; choose "
-            "another folder with --out, or bring the cache that the first was made with"
+            f"{job.record_path} has scores of another fit of {job.method} than this one, as another machine makes; "
+            "choose another folder with --out, or bring the cache that the first was made with"
         )
 
 
-def _check_same_features(experiment: Experiment, bench: Workbench) -> None:
+def check_same_features(experiment: Experiment, bench: Workbench) -> None:
+    """Raise ``ValueError`` if a workbench has another dataset or backbone, or features of other settings."""
     opened = open_workbench(experiment)  # which opens nothing yet
     names = ("dataset_name", "backbone_name", "dataset_options", "trained_on", "trained_on_options")
     pairs = {name: (getattr(bench, name), getattr(opened, name)) for name in names}
@@ -607,10 +649,7 @@ def _evaluate(
                 tables[number, index] = image.counts
             if maps:
                 save_map(maps / job.method / f"{image.image_id}.png", image.clusters)
-                save_map(maps / "truth" / f"{image.image_id}.png", image.label)
-    if not counts[0].sum():
-        raise InputError(f"no pixel of the {images} evaluated images of {bench.dataset.name} has a label; check them")
-    _warn_of_absent_classes(bench.dataset, counts[0].sum(axis=0))
+                save_map(maps / TRUTH / f"{image.image_id}.png", image.label)
     eval_s = (perf_counter() - began) / len(jobs)
     trained = [
         bench.training(clusters, job.experiment.seed, config).train_s if REGISTRY[job.method].needs_psi else 0.0
@@ -704,135 +743,3 @@ def _claim_maps(folder: Path, experiment_id: str) -> None:
     if filled and owner.is_file() and read_json(owner, "experiment_id")["experiment_id"] != experiment_id:
         raise InputError(f"{folder} holds the maps of another experiment; choose another --out, or remove the folder")
     write_json(owner, {"experiment_id": experiment_id})
-
-
-@dataclass(frozen=True)
-class Study:
-    """A profile with its dataset settled: what the notebooks open.
-
-    Attributes:
-        profile: Profile that is opened.
-        dataset_name: Name of the dataset that is really used.
-        reason: Why that dataset is not the profile's own, or empty.
-        bench: Workbench with dataset, backbone and features.
-    """
-
-    profile: Profile
-    dataset_name: str
-    reason: str
-    bench: Workbench
-
-    def describe(self) -> str:
-        """One line that says what the numbers are about; stands on top of every output."""
-        return described(self.profile, f"dataset {self.dataset_name}{self.reason}")
-
-    def data_key(self) -> str:
-        """Key that changes with any photograph or label."""
-        data = self.bench.dataset
-        return "".join(
-            part(split) for split in data.splits for part in (data.image_fingerprint, data.label_fingerprint)
-        )
-
-    def experiments(self) -> Iterator[Experiment]:
-        """The profile's benchmark, one experiment for each seed."""
-        for seed in self.profile.seeds:
-            yield Experiment(
-                self.dataset_name,
-                self.profile.backbone,
-                self.profile.clusters,
-                seed,
-                self.profile.config,
-                self.bench.dataset_options,
-            )
-
-
-@dataclass(frozen=True)
-class Studies:
-    """Several datasets, each at the settings of one profile: what notebooks open that compare datasets.
-
-    Attributes:
-        members: Studies of the datasets that can be had, at least one.
-        absent: Why each further dataset that was asked for is left out, by its name.
-    """
-
-    members: tuple[Study, ...]
-    absent: Mapping[str, str]
-
-    def describe(self) -> str:
-        """One line as :meth:`Study.describe` gives it, with all datasets, and those not run."""
-        names = ", ".join(f"{study.dataset_name}{study.reason}" for study in self.members)
-        line = described(self.members[0].profile, f"{'datasets' if len(self.members) > 1 else 'dataset'} {names}")
-        return "; ".join([line, *(f"not run: {name} ({reason})" for name, reason in self.absent.items())])
-
-    def data_key(self) -> str:
-        """Key that changes with any photograph or label, and with the datasets that can be had."""
-        return "".join([*(study.data_key() for study in self.members), *self.absent])
-
-
-def open_studies(profile_name: str, names: Sequence[str] = (), *, progress: bool = True) -> Studies:
-    """The studies of several datasets at a profile's settings.
-
-    Args:
-        profile_name: Name of the profile.
-        names: Names of the datasets; none: the profile's own. That one has its fallback, as in :func:`open_study`;
-            another that neither lies in the data root nor can be fetched is left out, and the studies say so.
-        progress: Whether to show progress bars.
-
-    Raises:
-        InputError: If a name is unknown, or none of the datasets can be had.
-    """
-    profile = load_profile(profile_name)
-    members: dict[str, Study] = {}
-    absent: dict[str, str] = {}
-    for name in names or [profile.dataset]:
-        if name == profile.dataset:
-            study = open_study(profile_name, progress=progress)
-            members[study.dataset_name] = study
-            continue
-        obtainable = datasets.is_obtainable(name)  # an unknown name ends here
-        try:
-            if not obtainable:
-                datasets.prepare(name)
-        except InputError as error:
-            log.warning("%s", error)
-            absent[name] = str(error)
-        else:
-            members[name] = _study_of(profile, name, progress=progress)
-    if not members:
-        raise InputError(f"none of the datasets can be had: {'; '.join(absent.values())}")
-    return Studies(tuple(members.values()), absent)
-
-
-def open_study(profile_name: str, *, progress: bool = True) -> Study:
-    """Settle a profile's dataset and open its workbench.
-
-    The profile's dataset is used if it lies in the data root or can be fetched, else its fallback, and the study says
-    so wherever it describes itself.
-
-    Raises:
-        InputError: If the profile is unknown, or its dataset cannot be had and it has no fallback.
-    """
-    profile = load_profile(profile_name)
-    name, reason = profile.dataset, ""
-    if not datasets.is_obtainable(name):
-        try:
-            datasets.prepare(name)
-        except InputError as error:
-            if not profile.fallback_dataset:
-                raise
-            log.warning("%s", error)
-            name, reason = profile.fallback_dataset, f" (because {profile.dataset} could not be had)"
-    return _study_of(profile, name, reason, progress=progress)
-
-
-def _study_of(profile: Profile, name: str, reason: str = "", *, progress: bool) -> Study:
-    options = profile.dataset_options if name == "synthetic_scenes" else {}
-    bench = Workbench(name, profile.backbone, profile.config, options, progress=progress)
-    return Study(profile, name, reason, bench)
-
-
-def described(profile: Profile, data: str) -> str:
-    """Line on top of every output: profile, ``data``, the backbone with its caveat, the profile's remark."""
-    note = next((spec.note for spec in backbones.available() if spec.name == profile.backbone), "")
-    used = f"profile {profile.name}: {data}; backbone {profile.backbone}"
-    return f"{used}{f' ({note})' if note else ''}{f'; {profile.remark}' if profile.remark else ''}"

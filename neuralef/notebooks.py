@@ -10,8 +10,9 @@ import logging
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
+from functools import cached_property
 from hashlib import sha256
 from html import escape
 from pathlib import Path
@@ -24,10 +25,13 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from neuralef import kernels, provenance
-from neuralef.config import load_profile
+from neuralef.config import Profile, load_profile
 from neuralef.errors import BEYOND_US, OUT_OF_MEMORY, InputError
 from neuralef.files import held_alone, read_json, write_json, write_text
 from neuralef.paths import notebooks_root
+from neuralef.studies import Study, open_studies
+from neuralef.table_study import TableStudy, open_tables
+from neuralef.tables import read_by
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +109,59 @@ def check_numbers(parameters: Mapping[str, Any]) -> None:
             f"the profile sets parameters for notebook {unknown[0]!r}, but the notebooks' numbers are "
             f"{', '.join(sorted(numbers))}; write one of them, in quotes"
         )
+
+
+def plan(profile: Profile, folder: Path, pattern: str | None, given: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
+    """The notebooks to run, in order, with their parameters.
+
+    Args:
+        profile: Profile whose notebooks and parameters are taken.
+        folder: Results folder.
+        pattern: Glob as for :func:`sources` in place of the profile's own.
+        given: Parameters that every one of them takes, before those of the profile.
+
+    Raises:
+        InputError: If no notebook matches, or one has no such parameter or another kind of it.
+    """
+    check_numbers(profile.notebook_parameters)
+    planned = {}
+    for source in sources(*(profile.notebooks if pattern is None else [pattern])):
+        own = profile.notebook_parameters.get(source.name[:2], {})
+        planned[source] = {"profile": profile.name, "results": str(folder), **own, **given}
+        check_parameters(source, planned[source])
+    return planned
+
+
+@dataclass
+class Inputs:
+    """What the notebooks of a profile read, as digests; every dataset is looked for once.
+
+    Attributes:
+        study: Study of the profile's own dataset.
+        folder: Results folder.
+    """
+
+    study: Study
+    folder: Path
+    _data_keys: dict[tuple[str, ...], str] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def _tables(self) -> TableStudy:
+        return open_tables(self.study.profile.name)
+
+    def key(self, notebook: Path, parameters: Mapping[str, Any]) -> str:
+        """Digest that changes with any photograph or label a notebook reads, and for the report with all results."""
+        profile = self.study.profile
+        names = datasets_read(notebook, parameters, profile.dataset)
+        if names not in self._data_keys:
+            own = names == (profile.dataset,)
+            studies = self.study if own else open_studies(profile.name, names)
+            self._data_keys[names] = studies.data_key()
+        tables = read_by(notebook.name[:2])
+        parts = [self._data_keys[names], *([self._tables.data_key(tables)] if tables else [])]
+        if notebook.name.startswith(REPORT):
+            parts.append(report_key(self.folder))
+        return provenance.digest(*parts)
 
 
 def execute(

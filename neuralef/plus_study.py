@@ -19,7 +19,7 @@ from neuralef.clustering import ClusterHead, FeatureKMeans, fit_feature_kmeans, 
 from neuralef.config import load_profile
 from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, score
-from neuralef.experiments import Study, Workbench, described, open_studies
+from neuralef.experiments import Workbench
 from neuralef.features import FeatureStore, shifted_levels, to_tensor
 from neuralef.ours_plus import TEMPERATURE, VIEWS, diffuse, fit_plus
 from neuralef.paths import cache_root
@@ -27,6 +27,7 @@ from neuralef.provenance import digest
 from neuralef.reporting import mean_and_spread
 from neuralef.segmentation import cluster_map
 from neuralef.spectral import RESTARTS
+from neuralef.studies import Study, described, open_studies
 from neuralef.table_study import NOT_RUN
 from neuralef.training import train
 from neuralef.upsampling import Guide, guided_map
@@ -64,7 +65,7 @@ class Tuning:
     Attributes:
         dataset: Name of the dataset.
         study: Study of the dataset at the profile's settings; ``None`` where it cannot be had.
-        description: Line as :meth:`neuralef.experiments.Study.describe` gives it; where the dataset cannot be had, with
+        description: Line as :meth:`neuralef.studies.Study.describe` gives it; where the dataset cannot be had, with
             the reason.
         absence: ``not run: <reason>`` where the dataset cannot be had, else empty.
     """

@@ -103,7 +103,7 @@ def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
     return (*range(0, max(0, length - window), stride), max(0, length - window))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WindowLogits:
     """Logits of the windows of one image at patch resolution, and where they lie.
 

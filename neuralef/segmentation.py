@@ -171,7 +171,14 @@ def _window_logits(
     covered = segmenters[0]._padded(image[: window[0], : window[1]])
     return [
         WindowLogits(
-            np.stack(logits), corners, window, covered, resized, size, segmenter.temperature, segmenter.backbone.device
+            logits=np.stack(logits),
+            corners=corners,
+            window=window,
+            covered=covered,
+            resized=resized,
+            size=size,
+            temperature=segmenter.temperature,
+            device=segmenter.backbone.device,
         )
         for segmenter, logits in zip(segmenters, found, strict=True)
     ]
@@ -202,7 +209,18 @@ def store_windows(head: ClusterHead, store: FeatureStore, temperature: float) ->
     """Image ids and logits of the crops of a feature store, each crop being one window."""
     crop = (store.crop_size, store.crop_size)
     for image_id, logits in _store_logits(head, store):
-        yield image_id, WindowLogits(logits.numpy()[None], ((0, 0),), crop, crop, crop, crop, temperature)
+        yield (
+            image_id,
+            WindowLogits(
+                logits=logits.numpy()[None],
+                corners=((0, 0),),
+                window=crop,
+                covered=crop,
+                resized=crop,
+                size=crop,
+                temperature=temperature,
+            ),
+        )
 
 
 def merged_maps(

@@ -14,19 +14,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuralef import backbones, datasets
-from neuralef.config import FEATURE_FIELDS, PAPER_EIGENFUNCTIONS, Profile, TableSetup, load_profile
+from neuralef import datasets
+from neuralef.config import FEATURE_FIELDS, PAPER_EIGENFUNCTIONS, Profile, StandIn, TableSetup, load_profile
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Matching
 from neuralef.experiments import (
     Experiment,
     Workbench,
-    described,
     open_workbench,
     read_image_tables,
     run_experiment,
     run_seeds,
-    training_settings,
 )
 from neuralef.findings import VERDICT_COLUMNS, Setting
 from neuralef.findings import VERDICT_RULE as VERDICT_RULE  # notebooks write it under a table's findings
@@ -34,7 +32,9 @@ from neuralef.methods import REGISTRY
 from neuralef.provenance import digest
 from neuralef.reporting import IOU_RULE, NOT_IN_PAPER, mean_and_spread, method_title, paper_numbers
 from neuralef.results import read_results
+from neuralef.studies import described
 from neuralef.tables import PEERS, VIT_SMALL, Spec, Table
+from neuralef.training import training_settings
 
 log = logging.getLogger(__name__)
 
@@ -90,25 +90,25 @@ class TableStudy:
         """
         data, source = self._sources(spec)
         chosen = self._backbone(spec.backbone)
-        reasons = [self._absence(part["name"]) for part in (data, source) if part]
+        reasons = [self._absence(part.name) for part in (data, source) if part]
         reasons += [] if chosen else [f"profile {self.profile.name} has no stand-in for {spec.backbone}"]
         experiment = Experiment(
-            data["name"],
-            chosen or spec.backbone,
-            0,
-            self.setup.seeds[0],
-            # The paper speaks of a CRF for its square crops alone.
-            self.profile.config.updated(
+            dataset=data.name,
+            dataset_options=data.options,
+            trained_on=source.name if source else "",
+            trained_on_options=source.options if source else {},
+            backbone=chosen or spec.backbone,
+            clusters=0,  # known once the dataset can be opened
+            seed=self.setup.seeds[0],
+            config=self.profile.config.updated(
                 {
-                    **(source or data)["config"],
+                    **(source or data).config,
                     **spec.changes,
                     "protocol": spec.protocol,
+                    # The paper speaks of a CRF for its square crops alone.
                     **({"crf": "none"} if spec.protocol == "sliding" else {}),
                 }
             ),
-            data["options"],
-            source.get("name", ""),
-            source.get("options", {}),
         )
         if not any(reasons):
             reasons = [self._unusable(experiment)]
@@ -328,31 +328,22 @@ class TableStudy:
     def describe(self, *tables: Table) -> str:
         """One line that says what profile, photographs and backbone some tables are of."""
         roles = dict.fromkeys(role for table in tables for spec in table.specs for role in self._roles(spec))
-        names = {role: self._dataset(role)["name"] for role in roles}
+        names = {role: self._dataset(role).name for role in roles}
         used = ", ".join(used_for(name, role, " ") for role, name in names.items())
         data = f"{'datasets' if len(names) > 1 else 'dataset'} {used}"
-        profile = replace(self.profile, backbone=self._backbones_used(tables) or NOT_RUN)
-        return f"{described(profile, data)}; seeds {', '.join(map(str, self.setup.seeds))}"
-
-    def _backbones_used(self, tables: Sequence[Table]) -> str:
-        """Every backbone that some tables run, those with the same caveat together, and their caveats."""
         wanted = (spec.backbone for table in tables for spec in table.lines(self._values(table)))
-        used = filter(None, dict.fromkeys(map(self._backbone, wanted)))
-        notes = {spec.name: f" ({spec.note})" for spec in backbones.available()}
-        by_note: dict[str, list[str]] = {}
-        for name in used:
-            by_note.setdefault(notes.get(name, ""), []).append(name)
-        return " and ".join(f"{', '.join(names)}{note}" for note, names in by_note.items())
+        used = list(filter(None, dict.fromkeys(map(self._backbone, wanted))))
+        return f"{described(self.profile, data, used)}; seeds {', '.join(map(str, self.setup.seeds))}"
 
     def data_key(self, tables: Sequence[Table]) -> str:
         """Digest of all photographs and labels that some tables read; changes when one that was missing arrives."""
         parts: list[Any] = []
         read = [part for table in tables for spec in table.specs for part in self._sources(spec) if part]
-        for part in {json.dumps(part, sort_keys=True): part for part in read}.values():
-            missing = self._absence(part["name"])
-            found = None if missing else datasets.load(part["name"], **part["options"])
+        for part in {_key(part): part for part in read}.values():
+            missing = self._absence(part.name)
+            found = None if missing else datasets.load(part.name, **part.options)
             splits = () if found is None else found.splits
-            parts.append([part["name"], missing, *(found.image_fingerprint(split) for split in splits)])
+            parts.append([part.name, missing, *(found.image_fingerprint(split) for split in splits)])
             parts.append([found.label_fingerprint(split) for split in splits])
         return digest(parts)
 
@@ -362,18 +353,19 @@ class TableStudy:
         local = (*self.setup.backbones, *self.setup.further_backbones)
         return tuple(dict.fromkeys([*table.values, *local]))
 
-    def _sources(self, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Name and options of the dataset evaluated here, and of the one trained on where that is another."""
+    def _sources(self, spec: Spec) -> tuple[StandIn, StandIn | None]:
+        """The dataset evaluated here, and the one trained on where that is another."""
         data, *source = map(self._dataset, self._roles(spec))
-        return data, source[0] if source else {}
+        return data, source[0] if source else None
 
     def _roles(self, spec: Spec) -> tuple[str, ...]:
         """Names in the paper of the dataset evaluated and, where it is another, of the one trained on."""
         source = self.setup.transfer.get(spec.dataset, spec.trained_on) if spec.trained_on else ""
         return (spec.dataset, source) if source else (spec.dataset,)
 
-    def _dataset(self, role: str) -> dict[str, Any]:
-        return {"name": role, "options": {}, "config": {}, **self.setup.datasets.get(role, {})}
+    def _dataset(self, role: str) -> StandIn:
+        used = self.setup.datasets.get(role, StandIn())
+        return replace(used, name=used.name or role)
 
     def _backbone(self, role: str) -> str | None:
         if role in self.setup.further_backbones or not self.setup.backbones:
@@ -383,13 +375,7 @@ class TableStudy:
     def _absence(self, name: str) -> str:
         """Why a dataset cannot be had, or nothing; it is downloaded where that is possible, as for ``quick``."""
         if name not in self._absent:
-            self._absent[name] = ""
-            try:
-                if not datasets.is_obtainable(name):
-                    datasets.prepare(name)
-            except InputError as error:
-                log.warning("%s", error)
-                self._absent[name] = f"{name} is not here and could not be fetched"
+            self._absent[name] = f"{name} is not here and could not be fetched" if datasets.obtain(name) else ""
         return self._absent[name]
 
     def _unusable(self, experiment: Experiment) -> str:
@@ -614,8 +600,8 @@ def _number(value: Any) -> float:
     return float(text) if text.replace(".", "", 1).isdecimal() else -1.0
 
 
-def _key(experiment: Experiment) -> str:
-    return json.dumps(asdict(experiment), sort_keys=True)
+def _key(specification: Experiment | StandIn) -> str:
+    return json.dumps(asdict(specification), sort_keys=True)
 
 
 def _named(name: str, options: Mapping[str, Any]) -> str:

@@ -3,14 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from test_experiments import CONFIG, EXPERIMENT, write_folder_dataset
+from test_experiments import CONFIG, EXPERIMENT, on_folder
+from trees import write_folder_dataset
 
 from neuralef import audit, audit_study
 from neuralef.audit import VARIANTS
 from neuralef.audit_study import audit_table, compare, counts_of, read_audit, run_audit
 from neuralef.errors import InputError
 from neuralef.evaluation import score, score_mapping
-from neuralef.experiments import Experiment, open_workbench, run_experiment
+from neuralef.experiments import open_workbench, run_experiment
 from neuralef.files import read_checked_tensors
 from neuralef.intervals import paired_difference_interval
 from neuralef.results import COLUMNS
@@ -135,7 +136,7 @@ def test_training_labels_are_part_of_the_identity(tmp_path, monkeypatch):
     ids = []
     for kind in ("true", "noise"):
         name = write_folder_dataset(tmp_path / kind, noise_labels=kind == "noise")
-        experiment = Experiment(name, "colour_patches", 5, 0, CONFIG)
+        experiment = on_folder(name)
         bench = audit_study.open_workbench(experiment, progress=False)
         ids.append(audit_study.Audit(bench, tmp_path, progress=False).audit_id(experiment))
     assert ids[0] != ids[1]
@@ -147,7 +148,7 @@ def test_missing_training_labels_are_named_before_anything_is_trained(tmp_path, 
     for path in (tmp_path / "data" / "labels" / "train").iterdir():
         path.unlink()
     with pytest.raises(InputError, match="has no label"):
-        run_audit([Experiment(name, "colour_patches", 5, 0, CONFIG)], tmp_path / "out", progress=False)
+        run_audit([on_folder(name)], tmp_path / "out", progress=False)
     assert not (tmp_path / "cache" / "psi").exists()
 
 

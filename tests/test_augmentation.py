@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_experiments import EXPERIMENT, write_folder_dataset
+from test_experiments import EXPERIMENT
+from trees import write_folder_dataset
 
 from neuralef import training
 from neuralef.augmentation import AugmentedPhotographs, View, apply_view, distort_colours, draw_view
 from neuralef.config import Config
 from neuralef.errors import InputError
-from neuralef.experiments import Experiment, open_workbench
+from neuralef.experiments import open_workbench
 
 CONFIG = Config(
     image_size=64, width=16, feature_neighbors=8, epochs=4, batch_images=2, pixel_neighbors=(4, 2), augment=True
@@ -253,7 +254,8 @@ def test_replacing_labels_by_noise_leaves_augmented_training_bit_identical(tmp_p
     for kind in ("true", "noise"):
         name = write_folder_dataset(tmp_path / kind, noise_labels=kind == "noise")
         config = replace(EXPERIMENT.config, augment=True)
-        found.append(open_workbench(Experiment(name, "colour_patches", 5, 0, config), progress=False).training(5, 0))
+        experiment = replace(EXPERIMENT, dataset=name, dataset_options={}, config=config)
+        found.append(open_workbench(experiment, progress=False).training(5, 0))
         monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "other-cache"))
     first, second = (result.psi.state_dict() for result in found)
     assert same(first, second)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_experiments import write_folder_dataset
+from trees import write_folder_dataset
 
 from neuralef import cli, notebooks
 from neuralef.config import load_profile
@@ -131,7 +131,7 @@ def test_reproduce_names_the_report_only_where_it_was_written(monkeypatch, capsy
 def test_reproduce_asks_for_the_crf_before_anything_is_trained(monkeypatch, capsys, tmp_path):
     profile = load_profile("smoke")
     asking = replace(profile, config=replace(profile.config, crf="colour"))
-    monkeypatch.setattr("neuralef.experiments.load_profile", lambda name: asking)
+    monkeypatch.setattr("neuralef.studies.load_profile", lambda name: asking)
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     monkeypatch.setattr("neuralef.notebooks.execute", lambda *_, **__: pytest.fail("a notebook was run"))
     arguments = ("reproduce", "--profile", "smoke", "--out", tmp_path)

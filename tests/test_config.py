@@ -8,10 +8,10 @@ import yaml
 from neuralef import config as config_module
 from neuralef import notebooks
 from neuralef.clustering import Method
-from neuralef.config import Config, load_profile, parse_assignments, profiles
+from neuralef.config import Config, StandIn, load_profile, parse_assignments, profiles
 from neuralef.errors import InputError
-from neuralef.experiments import described
 from neuralef.precision import fastest_device, fastest_precision
+from neuralef.studies import described
 
 PAPER = {
     "image_size": 320,
@@ -344,10 +344,10 @@ def test_training_crops_are_those_of_the_protocol_or_their_own():
 def test_the_tables_of_a_profile_are_read_with_their_types():
     setup = load_profile("standard").tables
     assert setup.seeds == (0, 1, 2)
-    assert setup.datasets["cityscapes_27"] == {"name": "camvid"}
+    assert setup.datasets["cityscapes_27"] == StandIn(name="camvid")
     assert setup.values == {"clusters": (64, 128, 256), "pixel_weight": (0, 0.1, 0.3)}
     assert load_profile("quick").tables is None
-    assert load_profile("paper").tables.datasets["ade20k"]["config"]["epochs"] == 20
+    assert load_profile("paper").tables.datasets["ade20k"].config["epochs"] == 20
 
 
 def test_an_unknown_profile_is_named_with_the_known_ones():

@@ -104,8 +104,8 @@ def pictures(count):
     for index in range(count):
         image, truth = edge(noise=5.0)
         logits = np.log(wavering(truth, seed=index).transpose(1, 2, 0))
-        size = truth.shape
-        yield f"image-{index}", WindowLogits(logits[None], ((0, 0),), size, size, size, size, 0.5), image
+        sizes = dict.fromkeys(("window", "covered", "resized", "size"), truth.shape)
+        yield f"image-{index}", WindowLogits(logits=logits[None], corners=((0, 0),), temperature=0.5, **sizes), image
 
 
 def test_processes_give_the_images_in_order_and_the_same_maps(library):

@@ -29,7 +29,14 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def experiment(config, clusters=5):
-    return Experiment("synthetic_scenes", "colour_patches", clusters, 0, config, OPTIONS)
+    return Experiment(
+        dataset="synthetic_scenes",
+        dataset_options=OPTIONS,
+        backbone="colour_patches",
+        clusters=clusters,
+        seed=0,
+        config=config,
+    )
 
 
 def bench_of(config):

@@ -12,12 +12,13 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from trees import SCENES, write_folder_dataset
 from typer.testing import CliRunner
 
 from neuralef import experiments, features, provenance
 from neuralef.augmentation import AugmentedPhotographs
 from neuralef.cli import app
-from neuralef.config import Config, load_profile
+from neuralef.config import Config
 from neuralef.datasets.folder import FolderDataset
 from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
@@ -25,8 +26,6 @@ from neuralef.evaluation import match_max_iou, score
 from neuralef.experiments import (
     Experiment,
     Workbench,
-    open_studies,
-    open_study,
     open_workbench,
     read_counts,
     read_image_tables,
@@ -39,11 +38,24 @@ from neuralef.paths import PACKAGE
 from neuralef.protocols import Sliding
 from neuralef.results import read_results
 
-OPTIONS = {"train": 6, "val": 3, "size": (64, 80), "seed": 0}
 CONFIG = Config(
     image_size=64, width=16, feature_neighbors=8, epochs=2, batch_images=3, kmeans_iterations=5, pca_channels=8
 )
-EXPERIMENT = Experiment("synthetic_scenes", "colour_patches", 5, 0, CONFIG, OPTIONS)
+EXPERIMENT = Experiment(
+    dataset="synthetic_scenes",
+    dataset_options=SCENES,
+    backbone="colour_patches",
+    clusters=5,
+    seed=0,
+    config=CONFIG,
+)
+
+
+def on_folder(name):
+    """The experiment on a dataset in a folder."""
+    return replace(EXPERIMENT, dataset=name, dataset_options={})
+
+
 METRICS = ["experiment_id", "method", "matching", "accuracy", "mean_iou", "clusters_used"]
 METHODS = tuple(REGISTRY)
 
@@ -51,24 +63,6 @@ METHODS = tuple(REGISTRY)
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
-
-
-def write_folder_dataset(folder, *, noise_labels=False):
-    """A folder dataset of nine synthetic scenes, with true labels or with noise in their place."""
-    scenes = SyntheticScenes(**OPTIONS)
-    noise = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for image_id in scenes.ids(split):
-            label = scenes.label(image_id)
-            if noise_labels:
-                label = noise.integers(0, len(scenes.classes), label.shape, dtype=np.uint8)
-            for kind, pixels in (("images", scenes.image(image_id)), ("labels", label)):
-                path = folder / kind / split / f"{image_id}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
-    rows = [f"{index},{item.name},{','.join(map(str, item.colour))}" for index, item in enumerate(scenes.classes)]
-    (folder / "classes.csv").write_text("\n".join(["id,name,red,green,blue", *rows]) + "\n")
-    return f"folder:{folder}"
 
 
 def test_rows_are_one_for_each_method_and_matching(tmp_path):
@@ -135,7 +129,7 @@ def test_classes_and_what_reads_labels_are_part_of_the_identity(tmp_path, monkey
     name = write_folder_dataset(tmp_path / "data")
 
     def identity():
-        bench = open_workbench(Experiment(name, "colour_patches", 5, 0, CONFIG), progress=False)
+        bench = open_workbench(on_folder(name), progress=False)
         return bench.experiment_id(5, 0, CONFIG)
 
     before = identity()
@@ -225,7 +219,7 @@ def test_a_corrupted_cluster_file_is_named(tmp_path):
         {"seed": 1},
         {"clusters": 6},
         {"config": replace(CONFIG, pixel_weight=0.1)},
-        {"dataset_options": {**OPTIONS, "seed": 1}},
+        {"dataset_options": {**SCENES, "seed": 1}},
     ],
 )
 def test_every_part_of_the_specification_changes_the_identity(change):
@@ -241,7 +235,7 @@ def test_replacing_labels_by_noise_leaves_psi_and_every_cluster_bit_identical(tm
     benches = {}
     for kind in ("true", "noise"):
         name = write_folder_dataset(tmp_path / kind, noise_labels=kind == "noise")
-        experiment = Experiment(name, "colour_patches", 5, 0, CONFIG)
+        experiment = on_folder(name)
         benches[kind] = open_workbench(experiment, progress=False)
         run_experiment(
             experiment, METHODS, tmp_path / f"out-{kind}", bench=benches[kind], save_maps=True, progress=False
@@ -259,15 +253,13 @@ def test_a_dataset_without_train_labels_can_be_used(tmp_path):
     name = write_folder_dataset(tmp_path / "data")
     for path in (tmp_path / "data" / "labels" / "train").iterdir():
         path.unlink()
-    rows = run_experiment(Experiment(name, "colour_patches", 5, 0, CONFIG), ("ours",), tmp_path / "out", progress=False)
+    rows = run_experiment(on_folder(name), ("ours",), tmp_path / "out", progress=False)
     assert len(rows) == 3
 
 
 def test_scores_recomputed_from_the_saved_maps_equal_the_results(tmp_path):
     name = write_folder_dataset(tmp_path / "data")
-    run_experiment(
-        Experiment(name, "colour_patches", 5, 0, CONFIG), ("ours_star",), tmp_path, save_maps=True, progress=False
-    )
+    run_experiment(on_folder(name), ("ours_star",), tmp_path, save_maps=True, progress=False)
     counts = np.zeros((5, 8), int)
     for path in sorted((tmp_path / "maps" / "ours_star").glob("*.png")):
         clusters = np.asarray(Image.open(path))
@@ -298,7 +290,7 @@ def test_sliding_windows_are_scored_at_the_resolution_of_the_labels(tmp_path, mo
     rows = run_experiment(experiment, METHODS, tmp_path, save_maps=True, progress=False)
     assert splits == ["train"]  # no store of square crops is made
     assert {(row["protocol"], row["crf"]) for row in rows} == {("sliding", "none")}
-    scenes = SyntheticScenes(**OPTIONS)
+    scenes = SyntheticScenes(**SCENES)
     bench = open_workbench(experiment, progress=False)
     for image_id in scenes.ids("val"):
         assert np.asarray(Image.open(tmp_path / "maps" / "truth" / f"{image_id}.png")).tolist() == (
@@ -390,7 +382,7 @@ def test_only_psi_s_own_logits_are_divided_by_its_temperature():
 
 
 def test_a_segmenter_may_have_another_protocol_than_its_workbench():
-    photograph = SyntheticScenes(**OPTIONS).image(SyntheticScenes(**OPTIONS).ids("val")[0])
+    photograph = SyntheticScenes(**SCENES).image(SyntheticScenes(**SCENES).ids("val")[0])
     squares, windows = (
         open_workbench(item, progress=False) for item in (EXPERIMENT, replace(EXPERIMENT, config=SLIDING))
     )
@@ -451,8 +443,15 @@ def test_maps_of_another_fit_do_not_go_with_rows_that_are_there(tmp_path):
     document = json.loads(record.read_text())
     document["counts"] = document["counts"][::-1]  # of a fit whose clusters have other numbers
     record.write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"kmeans\.json has scores of another fit of kmeans"):
-        run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
+    kept_map = tmp_path / "maps" / "kmeans" / "kept.png"
+    kept_map.parent.mkdir(parents=True)
+    kept_map.touch()
+    for kept in ({"image_tables": True}, {"save_maps": True}):
+        with pytest.raises(InputError, match=r"kmeans\.json has scores of another fit of kmeans"):
+            run_experiment(EXPERIMENT, ("kmeans",), tmp_path, **kept, progress=False)
+    assert list((tmp_path / "maps").glob("*/*.png")) == [kept_map]
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "other", save_maps=True, progress=False)
+    assert sorted(path.name for path in (tmp_path / "other" / "maps").iterdir() if path.is_dir()) == ["kmeans", "truth"]
 
 
 @pytest.mark.parametrize("mask", [(0, 255), (0, 1)])
@@ -483,7 +482,7 @@ def test_a_run_that_failed_before_its_first_map_leaves_the_folder_to_others(tmp_
 
 
 def test_methods_fitted_on_another_dataset_are_scored_on_this_one(tmp_path):
-    elsewhere = {**OPTIONS, "train": 5, "seed": 1}
+    elsewhere = {**SCENES, "train": 5, "seed": 1}
     experiment = replace(EXPERIMENT, trained_on="synthetic_scenes", trained_on_options=elsewhere)
     run_experiment(experiment, METHODS, tmp_path, progress=False)
     moved, at_home, there = (
@@ -508,9 +507,9 @@ def test_methods_fitted_on_another_dataset_are_scored_on_this_one(tmp_path):
 
 def test_rows_name_the_dataset_that_was_trained_on(tmp_path):
     name = write_folder_dataset(tmp_path / "data")
-    experiment = Experiment(name, "colour_patches", 5, 0, CONFIG)
+    experiment = on_folder(name)
     run_experiment(experiment, ("kmeans",), tmp_path, progress=False)
-    moved = replace(experiment, trained_on="synthetic_scenes", trained_on_options=OPTIONS)
+    moved = replace(experiment, trained_on="synthetic_scenes", trained_on_options=SCENES)
     run_experiment(moved, ("kmeans",), tmp_path, progress=False)
     rows = read_results(tmp_path / "results.csv")
     assert rows["trained_on"].tolist() == [name] * 3 + ["synthetic_scenes"] * 3
@@ -524,7 +523,7 @@ def test_photographs_that_occur_twice_are_segmented_alike(tmp_path):
     for kind in ("images", "labels"):
         (found,) = (tmp_path / "data" / kind / "val").glob(f"{first}.*")
         (found.parent / f"zz-again{found.suffix}").write_bytes(found.read_bytes())
-    bench = open_workbench(Experiment(name, "colour_patches", 5, 0, CONFIG), progress=False)
+    bench = open_workbench(on_folder(name), progress=False)
     maps = {image_id: clusters for image_id, (clusters,) in bench.predictions([bench.head("ours", 5, 0)], CONFIG)}
     assert list(maps)[-1] == "zz-again"
     np.testing.assert_array_equal(maps[first], maps["zz-again"])
@@ -534,7 +533,7 @@ def test_labels_that_are_all_ignored_are_named_and_nothing_is_kept(tmp_path):
     name = write_folder_dataset(tmp_path / "data")
     for label in (tmp_path / "data" / "labels" / "val").glob("*.png"):
         Image.fromarray(np.full_like(np.asarray(Image.open(label)), 255)).save(label)
-    experiment = Experiment(name, "colour_patches", 5, 0, CONFIG)
+    experiment = on_folder(name)
     with pytest.raises(InputError, match="no pixel of the 3 evaluated images"):
         run_experiment(experiment, ["kmeans"], tmp_path / "out", progress=False)
     assert not list((tmp_path / "out").rglob("*.json"))
@@ -584,6 +583,7 @@ def test_a_killed_run_ends_with_the_same_results(tmp_path, monkeypatch):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert len(list(out.glob("runs/*/*.json"))) < 3, "the process had ended before it was killed"
     assert CliRunner().invoke(app, [*arguments, str(out)]).exit_code == 0
     monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "whole-cache"))
     assert CliRunner().invoke(app, [*arguments, str(tmp_path / "whole")]).exit_code == 0
@@ -619,47 +619,6 @@ def test_kept_counts_are_not_computed_again(tmp_path, monkeypatch):
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
     monkeypatch.setattr(Workbench, "fitted", lambda *_: pytest.fail("computed again"))
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
-
-
-def test_a_dataset_that_cannot_be_had_is_left_out_and_named(data_folder, no_network, tmp_path):
-    name = write_folder_dataset(tmp_path / "data")
-    studies = open_studies("smoke", ["camvid", name, "synthetic_scenes"], progress=False)
-    assert [study.dataset_name for study in studies.members] == [name, "synthetic_scenes"]
-    assert list(studies.absent) == ["camvid"]
-    described = studies.describe()
-    assert described.startswith(f"profile smoke: datasets {name}, synthetic_scenes; backbone colour_patches")
-    assert "; not run: camvid (" in described
-    assert studies.members[1].bench.dataset_options == studies.members[1].profile.dataset_options
-    assert [item.seed for item in studies.members[0].experiments()] == [0, 1]
-    with pytest.raises(InputError, match="none of the datasets"):
-        open_studies("smoke", ["camvid"], progress=False)
-    with pytest.raises(InputError, match="moonvid"):
-        open_studies("smoke", ["synthetic_scenes", "moonvid"], progress=False)
-
-
-def test_a_profile_s_own_dataset_has_its_fallback(data_folder, no_network):
-    studies = open_studies("quick", ["stanford_background", "camvid"], progress=False)
-    assert [study.dataset_name for study in studies.members] == ["synthetic_scenes"]
-    assert "because stanford_background could not be had" in studies.describe()
-    assert open_studies("smoke", progress=False).describe() == open_study("smoke", progress=False).describe()
-
-
-def test_a_profile_s_dataset_without_fallback_is_fetched(data_folder, no_network, monkeypatch):
-    profile = replace(load_profile("smoke"), dataset="camvid", fallback_dataset="")
-    monkeypatch.setattr("neuralef.experiments.load_profile", lambda name: profile)
-    with pytest.raises(InputError, match="the tests have no network"):
-        open_study("alone", progress=False)
-    fetched = []
-    monkeypatch.setattr("neuralef.datasets.prepare", fetched.append)
-    assert open_study("alone", progress=False).dataset_name == "camvid"
-    assert fetched == ["camvid"]
-
-
-def test_the_key_of_the_data_changes_with_every_dataset(data_folder, no_network, tmp_path):
-    name = write_folder_dataset(tmp_path / "data")
-    lists = ([], [name], ["synthetic_scenes", name], ["synthetic_scenes", "camvid"])
-    keys = {open_studies("smoke", names, progress=False).data_key() for names in lists}
-    assert len(keys) == len(lists)
 
 
 def imports_of(module):

@@ -3,6 +3,7 @@ from typing import get_args
 
 import pytest
 import torch
+from trees import SCENES
 
 from neuralef import methods
 from neuralef.clustering import FittedHead, Method
@@ -24,7 +25,12 @@ CONFIG = Config(
     deep_spectral_segments=6,
 )
 EXPERIMENT = Experiment(
-    "synthetic_scenes", "colour_patches", 5, 0, CONFIG, {"train": 6, "val": 3, "size": (64, 80), "seed": 0}
+    dataset="synthetic_scenes",
+    dataset_options=SCENES,
+    backbone="colour_patches",
+    clusters=5,
+    seed=0,
+    config=CONFIG,
 )
 WITHOUT_PSI = [name for name, recipe in REGISTRY.items() if not recipe.needs_psi]
 

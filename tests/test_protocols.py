@@ -35,7 +35,15 @@ def windows_of(planes, sliding, size, temperature=1.0):
     window = tuple(min(sliding.window, side) for side in resized)
     corners = sliding.corners(resized)
     cut = [planes[:, y : y + window[0], x : x + window[1]].transpose(1, 2, 0) for y, x in corners]
-    return WindowLogits(np.stack(cut), corners, window, window, resized, size, temperature)
+    return WindowLogits(
+        logits=np.stack(cut),
+        corners=corners,
+        window=window,
+        covered=window,
+        resized=resized,
+        size=size,
+        temperature=temperature,
+    )
 
 
 def one_hot(clusters, K=5):
@@ -122,7 +130,15 @@ def test_probabilities_are_averaged_not_logits_and_every_window_weighs_the_same(
     """Three windows of one row: the middle pixels lie in one, two, three of them."""
     sure, even = np.float32([np.log(9), 0]), np.float32([0, 0])  # 0.9 and 0.5 of cluster 0
     row = np.stack([np.broadcast_to(logits, (1, 4, 2)) for logits in (sure, even, even)])
-    logits = WindowLogits(row, ((0, 0), (0, 2), (0, 3)), (1, 4), (1, 4), (1, 7), (1, 7), 1.0)
+    logits = WindowLogits(
+        logits=row,
+        corners=((0, 0), (0, 2), (0, 3)),
+        window=(1, 4),
+        covered=(1, 4),
+        resized=(1, 7),
+        size=(1, 7),
+        temperature=1.0,
+    )
     expected = [0.9, 0.9, (0.9 + 0.5) / 2, (0.9 + 0.5 + 0.5) / 3, 0.5, 0.5, 0.5]
     np.testing.assert_allclose(logits.probabilities()[0, 0], expected, rtol=1e-6)
 
@@ -211,7 +227,15 @@ def windows_of_noise(size, K):
     sliding = Sliding(256, 192, 128)
     corners = sliding.corners(size)
     values = np.random.default_rng(0).standard_normal((len(corners), 12, 12, K)).astype(np.float32)
-    logits = WindowLogits(values, corners, (192, 192), (192, 192), size, size, 0.3)
+    logits = WindowLogits(
+        logits=values,
+        corners=corners,
+        window=(192, 192),
+        covered=(192, 192),
+        resized=size,
+        size=size,
+        temperature=0.3,
+    )
     return lambda: logits.clusters().shape
 
 

@@ -41,7 +41,9 @@ def test_bfloat16_costs_less_than_a_thousandth_of_a_cosine(photographs, saliency
 
 def test_real_photographs_cluster_far_better_than_chance(photographs, saliency_vit, tmp_path, monkeypatch):
     monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
-    experiment = Experiment("stanford_background", "vit_small_patch14_saliency", 24, 0, CONFIG)
+    experiment = Experiment(
+        dataset="stanford_background", backbone="vit_small_patch14_saliency", clusters=24, seed=0, config=CONFIG
+    )
     bench = open_workbench(experiment, progress=False)
     for split, count in (("train", 24), ("val", 12)):
         ids = photographs.ids(split)[:: len(photographs.ids(split)) // count][:count]

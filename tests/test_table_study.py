@@ -43,7 +43,7 @@ def smoke():
 def test_a_dataset_with_features_of_its_own_has_its_own_workbench():
     study = smoke()
     scenes = study.setup.datasets["cityscapes_27"]
-    own = {**study.setup.datasets, "cityscapes_27": {**scenes, "config": {"image_size": 64}}}
+    own = {**study.setup.datasets, "cityscapes_27": replace(scenes, config={"image_size": 64})}
     study = replace(study, setup=replace(study.setup, datasets=own))
     sizes = {}
     for number in ("1", "2"):

@@ -83,6 +83,25 @@ def is_obtainable(name: str, root: str | Path | None = None) -> bool:
     return _is_prepared(info, base) or not _missing(info, base)
 
 
+def obtain(name: str) -> str:
+    """Make a dataset usable if it can be had: prepared or as an archive in the data root, or from the network.
+
+    Returns:
+        Why it cannot be had, which is logged as well, or nothing.
+
+    Raises:
+        InputError: If the name is unknown.
+    """
+    if is_obtainable(name):
+        return ""
+    try:
+        prepare(name)
+    except InputError as error:
+        log.warning("%s", error)
+        return str(error)
+    return ""
+
+
 def prepare(
     name: str, *, archive: str | Path | Sequence[str | Path] | None = None, root: str | Path | None = None
 ) -> Dataset:

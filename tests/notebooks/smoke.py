@@ -7,7 +7,7 @@ from html import unescape
 
 from neuralef import notebooks
 from neuralef.config import load_profile
-from neuralef.experiments import open_study
+from neuralef.studies import open_study
 
 
 class AtSmoke:
