@@ -249,11 +249,12 @@ def run_audit(
     """
     unknown = [variant for variant in variants if variant not in VARIANTS]
     if unknown or not variants:
-        raise InputError(f"unknown variant {(*unknown, '')[0]!r}; there are {', '.join(VARIANTS)}")
+        named = f"unknown variant {unknown[0]!r}" if unknown else "no variant is named"
+        raise InputError(f"{named}; there are {', '.join(VARIANTS)}")
     if not experiments:
         raise InputError("an audit needs at least one seed; name some with --seeds")
     if label_weight is not None and not 0 <= label_weight < math.inf:
-        raise InputError(f"label_weight is {label_weight}; it must not be negative, and finite")
+        raise InputError(f"label_weight is {label_weight}; it must be finite and not negative")
     if experiments[0].trained_on:
         raise InputError(f"trained_on is {experiments[0].trained_on}, but an audit trains where it evaluates; leave it")
     if bench:

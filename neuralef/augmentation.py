@@ -211,7 +211,7 @@ class AugmentedPhotographs:
         return AugmentedBatch(levels.float(), colours, kept if self.config.mask_padding else None)
 
     def crops(self, chosen: np.ndarray, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """The padded crops, float32 ``(images, 3, H, W)`` in [0, 1], and a mask of the pixels that are no padding."""
+        """The padded crops, float32 ``(images, 3, H, W)`` in [0, 1], and a mask of the pixels that are not padding."""
         shape = (len(chosen), 3, self.crop_size, self.crop_size)
         crops = self.backbone.mean.cpu().expand(shape).clone()
         real = torch.zeros(shape[0], *shape[2:], dtype=torch.bool)

@@ -256,8 +256,8 @@ class Backbone(nn.Module, ABC):
         """Low, middle and high features of a batch.
 
         Args:
-            images: Images, shape ``(B, 3, H, W)``, values in [0, 1]. Sides that are no multiple of the patch are padded
-                with zeros on the right and below, after normalisation, as Segmenter's code does.
+            images: Images, shape ``(B, 3, H, W)``, values in [0, 1]. Sides that are not a multiple of the patch are
+                padded with zeros on the right and below, after normalisation, as Segmenter's code does.
             precision: Precision of the matrix products; the rest stays in float32.
 
         Returns:
@@ -438,7 +438,7 @@ def build(
         _block_indices(name, blocks or spec.blocks, len(spec.blocks))
         for setting, value in {"high_level": high_level, "checkpoint": checkpoint}.items():
             if value:
-                raise InputError(f"{setting} is {value!r}, but {name} is no network; leave it out or name a backbone")
+                raise InputError(f"{setting} is {value!r}, but {name} has no network; leave it out or name another")
         return ColourBackbone(spec)
     network = _network(spec, checkpoint=checkpoint, pretrained=pretrained)
     depth = len(network.blocks) if _is_transformer(network) else len(network.feature_info)
@@ -450,7 +450,7 @@ def build(
     if _is_transformer(network):
         return TransformerBackbone(spec, network)
     if spec.high_level != "raw":
-        raise InputError(f"high_level is {spec.high_level!r}, but {name} is no vision transformer; leave it out")
+        raise InputError(f"high_level is {spec.high_level!r}, but {name} is not a vision transformer; leave it out")
     return ConvolutionalBackbone(spec, network)
 
 
@@ -482,8 +482,8 @@ def _network(spec: BackboneSpec, *, checkpoint: str | Path | None, pretrained: b
         ) from error
     if not _is_transformer(network) and not packaged:
         raise InputError(
-            f"backbone {spec.name} is no plain timm VisionTransformer, nor one with rotary positions alone as DINOv3; "
-            "name a vit_* or deit_* model"
+            f"backbone {spec.name} is neither a plain timm VisionTransformer nor one with rotary positions alone, as "
+            "DINOv3; name a vit_* or deit_* model"
         )
     if checkpoint is not None:
         _load_checkpoint(network, Path(checkpoint))

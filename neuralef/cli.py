@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,7 +87,8 @@ def data_check(name: Annotated[str, typer.Argument(help="Name, or folder:PATH.")
     for problem in problems:
         typer.echo(problem, err=True)
     if problems:
-        raise InputError(f"{name} has {len(problems)} problems, listed above; mend the files or prepare it again")
+        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        raise InputError(f"{name} has {count}, listed above; mend the files or prepare it again")
     typer.echo(f"{name} is complete")
 
 
@@ -168,7 +170,8 @@ def audit(
 
     ensure_writable_folder(out)
     chosen = load_profile(profile).seeds if seeds is None else _seeds(seeds)
-    experiments = [_experiment(dataset, backbone, clusters, seed, profile, settings) for seed in chosen]
+    experiment = _experiment(dataset, backbone, clusters, chosen[0], profile, settings)
+    experiments = [replace(experiment, seed=seed) for seed in chosen]
     rows = run_audit(experiments, out, variants=_names(variants), label_weight=label_weight)
     typer.echo(audit_table(rows, out).to_string(index=False))
     if {"none", "gradient"} <= set(rows["variant"]):
@@ -221,7 +224,7 @@ def _photographs(given: list[Path], out: Path) -> list[Path]:
 
     Raises:
         InputError: If there is none, one cannot be read, or its map or overlay in ``out`` would replace a photograph,
-            another's map, or a file that is no map.
+            another's map, or a file that is not a map.
     """
     from neuralef.datasets.base import image_size
     from neuralef.datasets.folder import check_name, photographs
@@ -270,7 +273,7 @@ def _refuse_to_replace(cluster_map: Path, overlay: Path) -> None:
             pass
     for path in (cluster_map, overlay):
         if path.is_file() and not known:
-            raise InputError(f"{path} is there and no map of clusters; move it, or choose another --out")
+            raise InputError(f"{path} exists and is not a map of clusters; move it, or choose another --out")
 
 
 @app.command()

@@ -275,7 +275,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     """``["width=384", ...]`` of the command line as a mapping; ``InputError`` where there is no ``=``."""
     for text in assignments:
         if "=" not in text:
-            raise InputError(f"{text!r} is no name=value")
+            raise InputError(f"{text!r} is not of the form name=value")
     return dict(text.split("=", 1) for text in assignments)
 
 

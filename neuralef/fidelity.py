@@ -155,7 +155,7 @@ def absolute_correlations(functions: np.ndarray, exact: np.ndarray) -> np.ndarra
 
 
 def match_functions(correlations: np.ndarray) -> np.ndarray:
-    """For every eigenvector the function that stands for it, one to one, so that correlations sum to the most.
+    """For every eigenvector the function that stands for it, one to one, with the largest sum of correlations.
 
     Args:
         correlations: Absolute correlations, shape ``(K, L)`` with ``L <= K``, functions in rows.

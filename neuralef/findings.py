@@ -3,8 +3,8 @@
 A finding is about differences between two settings of a table that are alike but for one thing. Runs of both that share
 their seed form a pair, so that what they share drops out, and Student's t over seeds gives a 95 % confidence interval
 for the mean difference. The finding *holds* if the interval of every difference lies where the finding puts it, *does
-not hold* if one lies wholly outside, and is *undecided* otherwise: be it that no difference is decided, or not every
-one. The finding that some values lie apart by more than a tolerance is the other way round: it holds if one interval
+not hold* if one lies wholly outside, and is *undecided* otherwise, whether no difference is decided or only some are.
+The finding that some values lie apart by more than a tolerance is the other way round: it holds if one interval
 lies wholly beyond the tolerance, and does not hold if all lie within it. Where one interval is enough to decide, of
 several differences the most extreme does, without a correction for their number: of m that are all 0 one lies wholly
 below in up to 2.5 m % of cases, and with three seeds it takes no more than three values that happen to agree.

@@ -174,8 +174,8 @@ def pixel_graph(
         colours: Images down-sampled to the patch grid, shape ``(images, h, w, 3)``, values in [0, 1].
         neighbors: Number of neighbours in each search; a search for 0 is left out.
         coordinate_weights: Weight of the coordinates in each search.
-        kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. The others are no nodes, and an image with
-            fewer than a search wants links all it has.
+        kept: Patches that take part, bool ``(images, h, w)``; ``None``: all. The others are not nodes, and an image
+            with fewer than a search wants links all it has.
 
     Returns:
         Affinity of the N patches that take part, image by image, shape ``(N, N)``, float32 of zeros and ones,

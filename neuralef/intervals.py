@@ -1,6 +1,6 @@
 r"""Percentile bootstrap of scores that a whole set of images decides at once (Efron, 1979).
 
-mIoU under a matching is no mean over images: the matching and every IoU derive from the table that all images add up
+mIoU under a matching is not a mean over images: the matching and every IoU derive from the table that all images add up
 to. So images are what is drawn: with the table of each image kept, shape ``(N, K, C)``, a resample is
 :math:`\sum_n w_n \, \mathrm{counts}_n` with multinomial weights :math:`w`, and clusters are matched anew in each. Runs
 that differ in their seed share the images; a resample draws images once for all of them, and with them the runs.

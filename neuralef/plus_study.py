@@ -141,7 +141,7 @@ def hold_out(store: FeatureStore, *, every: int = 4, images: int = 100) -> HeldO
         InputError: If nothing is left on one side.
     """
     if every < 2 or len(store) < 2:
-        raise InputError(f"every is {every} of {len(store)} images; hold out every second or fewer, of two or more")
+        raise InputError(f"every is {every}; it must be 2 or more, and so must the number of images, {len(store)} here")
     if images < 1:
         raise InputError(f"{images} held-out images were asked for; judge at least one")
     numbers = np.arange(len(store))

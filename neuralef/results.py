@@ -132,7 +132,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text ({error}); save it as that, or move it away") from error
+        raise InputError(f"{path} is not UTF-8 text ({error}); save it as that, or move it away") from error
 
 
 def _whole_rows(path: Path, text: str) -> str:
@@ -147,7 +147,8 @@ def _whole_rows(path: Path, text: str) -> str:
     kept = [line for line, count in zip(lines, fields, strict=True) if count in (0, fields[0])]  # 0: an empty line
     if len(kept) == len(lines):
         return text
-    log.warning("%s: %d rows were not whole and are left out", path, len(lines) - len(kept))
+    lost = len(lines) - len(kept)
+    log.warning("%s: %s not whole and left out", path, f"{lost} rows are" if lost > 1 else "one row is")
     return "".join(kept)
 
 

@@ -78,7 +78,7 @@ class Segmenter:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Clusters of a whole image at its own resolution.
 
-        In one piece, the image is resized so that its shorter side is ``crop_size``. Sides that are no multiple of
+        In one piece, the image is resized so that its shorter side is ``crop_size``. Sides that are not a multiple of
         the patch are padded inside the backbone.
 
         Args:

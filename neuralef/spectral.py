@@ -118,9 +118,9 @@ class LandmarkEigenvectors:
         d(x) = \sum_v k(x, v)
 
     With a landmark's own row of the symmetrised graph as :math:`k(x, \cdot)` this is the eigenvalue equation of
-    :math:`D^{-1/2} A D^{-1/2}`, so :meth:`extend_rows` gives back its eigenvectors. A patch that is no landmark has no
-    row; :meth:`nearest_rows` makes one by the rule of the graph, cosine similarities to the nearest landmarks. Of the
-    graph's two directions that is the one the patch itself chooses: a new patch is nobody's neighbour.
+    :math:`D^{-1/2} A D^{-1/2}`, so :meth:`extend_rows` gives back its eigenvectors. A patch that is not a landmark has
+    no row; :meth:`nearest_rows` makes one by the rule of the graph, cosine similarities to the nearest landmarks. Of
+    the graph's two directions that is the one the patch itself chooses: a new patch is nobody's neighbour.
 
     Attributes:
         features: Features of the landmarks, of unit length, shape ``(L, C)``, float32.

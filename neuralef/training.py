@@ -215,7 +215,7 @@ def run_steps(
         All steps, and the seconds they took.
 
     Raises:
-        InputError: If a loss, or a weight in the end, is not finite: what such a network gives is no result. Also if
+        InputError: If a loss, or a weight in the end, is not finite: what such a network gives is not a result. Also if
             the checkpoint is damaged or of another training.
     """
     history, seconds_before = _resume(folder, identity, network, optimizer, step_type) if folder else ([], 0.0)

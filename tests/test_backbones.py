@@ -152,7 +152,7 @@ def test_an_unknown_backbone_is_named_with_the_known_ones():
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
 def test_a_network_that_is_no_plain_transformer_is_refused(name):
-    with pytest.raises(InputError, match=f"{name} is no plain timm VisionTransformer"):
+    with pytest.raises(InputError, match=f"{name} is neither a plain timm VisionTransformer"):
         build(name, pretrained=False)
 
 
@@ -426,7 +426,7 @@ def test_ready_is_what_needs_no_download(monkeypatch, data_folder):
 
 
 def test_settings_without_a_meaning_are_refused():
-    with pytest.raises(InputError, match="high_level is 'keys', but efficientnet_lite0 is no vision transformer"):
+    with pytest.raises(InputError, match="high_level is 'keys', but efficientnet_lite0 is not a vision transformer"):
         build("efficientnet_lite0", high_level="keys", pretrained=False)
     build("efficientnet_lite0", high_level="raw", pretrained=False)
     with pytest.raises(InputError, match=r"blocks \(3, 5, 7\) do not fit colour_patches"):
@@ -482,5 +482,5 @@ def test_fingerprint_follows_every_number_of_every_tensor(tmp_path, checkpoint, 
 
 @pytest.mark.parametrize("setting", [{"high_level": "keys"}, {"checkpoint": "weights.safetensors"}])
 def test_settings_of_a_network_are_refused_where_there_is_none(setting):
-    with pytest.raises(InputError, match=rf"{next(iter(setting))} is .*, but colour_patches is no network"):
+    with pytest.raises(InputError, match=rf"{next(iter(setting))} is .*, but colour_patches has no network"):
         backbones.build("colour_patches", **setting)

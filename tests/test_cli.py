@@ -214,7 +214,7 @@ def test_segment_replaces_its_own_maps_and_nothing_else(monkeypatch, capsys, tmp
     arguments += ("--method", "kmeans", "--out", tmp_path)
     for name in ("holiday.png", "holiday_overlay.png"):
         Image.new("RGB", (10, 10)).save(tmp_path / name)
-        assert_one_error(*call(monkeypatch, capsys, *arguments), f"{name} is there and no map of clusters")
+        assert_one_error(*call(monkeypatch, capsys, *arguments), f"{name} exists and is not a map of clusters")
         assert Image.open(tmp_path / name).size == (10, 10)
         (tmp_path / name).unlink()
     for _ in range(2):
@@ -298,14 +298,14 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         ((*RUN, "OUT", "--set", "epochs=many"), "many"),
         ((*RUN, "OUT", "--set", "epochs"), "epochs"),
         ((*RUN, "OUT", "--clusters", "1000000"), "1000000"),
-        ((*RUN, "OUT", "--clusters", "0"), "0"),
+        ((*RUN, "OUT", "--clusters", "0"), "--clusters is 0"),
         (("run", "--dataset", "synthetic_scenes", "--profile", "leisurely", "--out", "OUT"), "leisurely"),
         (("reproduce", "--profile", "smoke", "--notebook", "77", "--out", "OUT"), "77"),
         (("reproduce", "--profile", "smoke", "-p", "flavour=1", "--out", "OUT"), "flavour"),
         (("reproduce", "--profile", "smoke", "-p", "profile=quick", "--out", "OUT"), "use --profile"),
         (("reproduce", "--profile", "smoke", "-p", "results=elsewhere", "--out", "OUT"), "use --out"),
         (("reproduce", "--profile", "smoke", "--notebook", "32", "-p", "datasets=moon", "--out", "OUT"), "[moon]"),
-        ((*AUDIT, "OUT", "--seeds", "one"), "one"),
+        ((*AUDIT, "OUT", "--seeds", "one"), "'one'"),
         ((*AUDIT, "OUT", "--seeds", "1,1"), "1,1"),
         ((*AUDIT, "OUT", "--seeds", "1,01"), "1,01"),
         ((*AUDIT, "OUT", "--seeds", "4294967296"), "4294967295"),

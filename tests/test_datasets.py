@@ -264,7 +264,7 @@ def test_folder_duplicate_stem(tmp_path):
 def test_what_is_no_photograph_is_named(tmp_path, name):
     path = make_folder(tmp_path) / "images" / "train" / name
     path.mkdir() if name == "album" else path.write_text("")
-    with pytest.raises(InputError, match=rf"train/{name} is no photograph that can be read; convert or move it"):
+    with pytest.raises(InputError, match=rf"train/{name} is not a photograph that can be read; convert or move it"):
         FolderDataset(tmp_path)
 
 

@@ -188,7 +188,7 @@ def test_a_half_row_is_named_when_read_and_mended_when_its_experiment_runs_again
     with pytest.raises(InputError, match="rows that are not whole; run its experiments again"):
         read_results(path)
     assert append_rows(path, [row("a"), row("b"), row("c")]) == 1
-    assert "1 rows were not whole" in caplog.text
+    assert "one row is not whole" in caplog.text
     assert list(read_results(path)["experiment_id"]) == ["a", "c", "b"]
 
 
@@ -198,7 +198,7 @@ def test_a_row_of_commas_that_a_spreadsheet_left_is_no_row(path, caplog):
     with pytest.raises(InputError, match="rows that are not whole"):
         read_results(path)
     assert append_rows(path, [row("b")]) == 1
-    assert "1 rows were not whole" in caplog.text
+    assert "one row is not whole" in caplog.text
     assert read_results(path)["seed"].tolist() == [0, 0]  # numbers, not text
 
 
@@ -215,7 +215,7 @@ def test_a_file_in_another_encoding_is_named_and_left(path, encoding):
     path.write_text(path.read_text(), encoding=encoding)
     content = path.read_bytes()
     for use in (read_results, lambda path: append_rows(path, [row("b")])):
-        with pytest.raises(InputError, match=f"{path} is no UTF-8 text"):
+        with pytest.raises(InputError, match=f"{path} is not UTF-8 text"):
             use(path)
     assert path.read_bytes() == content
 

@@ -86,7 +86,7 @@ def photographs(folder: Path) -> list[Path]:
         check_name(path)
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir():
             raise InputError(
-                f"{path} is no photograph that can be read; convert or move it: files in {folder} end in "
+                f"{path} is not a photograph that can be read; convert or move it: files in {folder} end in "
                 f"{', '.join(IMAGE_SUFFIXES)}, and folders in it are not searched"
             )
     return found

@@ -193,7 +193,7 @@ def to_stored(ids: np.ndarray, path: Path) -> np.ndarray:
     """Turn ids of the 459 classes, integers of shape ``(H, W)``, into stored labels 0..59, uint8.
 
     Raises:
-        InputError: If ``ids`` is no map of such ids; ``path`` is named.
+        InputError: If ``ids`` is not a map of such ids; ``path`` is named.
     """
     is_map = ids.ndim == 2 and ids.size > 0 and np.issubdtype(ids.dtype, np.integer)
     if not is_map or ids.min() < 0 or ids.max() > NUM_IDS:
