@@ -1,12 +1,13 @@
 """Numbers in, charts out, by matplotlib; nothing is computed here but what drawing needs."""
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,6 +15,55 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from neuralef.drawing import nothing_run
+
+COLOURS = sns.color_palette("colorblind")
+"""Told apart without colour vision, too."""
+
+BLUE, ORANGE = COLOURS[0], COLOURS[3]
+
+
+def _styles(labels: Iterable[str], marks: Sequence = "os^Dv<>PXh*") -> dict[str, tuple]:
+    """Colour and mark (a marker or a line style) of each label, both in turn.
+
+    A number of marks without a divisor in common with the ten colours lets a pair come back only after all the others.
+    """
+    return {label: (colour, mark) for label, colour, mark in zip(dict.fromkeys(labels), cycle(COLOURS), cycle(marks))}
+
+
+def _panels(number: int, size: tuple[float, float], *, columns: int = 0, **shared: bool) -> tuple[Figure, np.ndarray]:
+    """A figure of ``size`` inches with ``number`` panels, in rows of ``columns`` or in one; axes left over are off."""
+    columns = columns or number
+    rows = -(-number // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
+    for axis in axes.flat[number:]:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _dress(
+    axis: Axes,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    *,
+    labels: int = 8,
+    ticks: int = 7,
+    grid: str = "both",
+) -> None:
+    """Name a panel and its axes in small letters, and draw a pale grid across the axes ``grid`` (none if empty)."""
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(xlabel, fontsize=labels)
+    axis.set_ylabel(ylabel, fontsize=labels)
+    axis.tick_params(labelsize=ticks)
+    if grid:
+        axis.grid(axis=grid, alpha=0.3)
+
+
+def _shared_legend(place: Axes | Figure, axes: np.ndarray, **options: object) -> None:
+    """One legend of what is labelled in any of the panels."""
+    found = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes.flat]
+    handles = {label: handle for handle, label in chain(*found)}
+    place.legend(handles.values(), handles.keys(), fontsize=8, **options)
 
 
 def curves(x: np.ndarray, values: Mapping[str, np.ndarray], *, xlabel: str, columns: int = 3) -> Figure:
@@ -25,19 +75,13 @@ def curves(x: np.ndarray, values: Mapping[str, np.ndarray], *, xlabel: str, colu
         xlabel: Label of the horizontal axis: what ``x`` counts.
         columns: Number of panels in a row.
     """
-    rows = -(-len(values) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(min(3 * columns, 10), 2 * rows), sharex=True, squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(values) :]:
-        axis.set_axis_off()
+    size = (min(3 * columns, 10), 2 * -(-len(values) // columns))
+    figure, axes = _panels(len(values), size, columns=columns, sharex=True)
     for index, (axis, (title, ordinates)) in enumerate(zip(axes.flat, values.items(), strict=False)):
         axis.plot(x, ordinates, color="C0", linewidth=1.2, marker="." if len(x) < 30 else "")
-        axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-        if index + columns >= len(values):
-            axis.set_xlabel(xlabel, fontsize=8)
+        lowest = index + columns >= len(values)
+        _dress(axis, title, xlabel if lowest else "")
+        if lowest:
             axis.tick_params(labelbottom=True)
     return figure
 
@@ -51,8 +95,9 @@ def ranked(values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) -> Fig
         ylabel: Label of the vertical axis: what the values are.
     """
     figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    styles = zip("o^sDv", sns.color_palette("colorblind"), strict=False)
-    for (label, sequence), (marker, colour) in zip(values.items(), styles, strict=False):
+    styles = _styles(values, "o^sDv<>")
+    for label, sequence in values.items():
+        colour, marker = styles[label]
         axis.plot(
             np.arange(1, len(sequence) + 1),
             sequence,
@@ -80,14 +125,7 @@ def correlations(values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) 
     """
     rows, columns = next(iter(values.values())).shape
     width = 9.5 / len(values)
-    figure, axes = plt.subplots(
-        1,
-        len(values),
-        figsize=(9.5, min(4.0, width * rows / columns + 0.9)),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    figure, axes = _panels(len(values), (9.5, min(4.0, width * rows / columns + 0.9)), sharey=True)
     for axis, (title, matrix) in zip(axes.flat, values.items(), strict=True):
         drawn = axis.imshow(
             matrix,
@@ -98,9 +136,7 @@ def correlations(values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) 
             extent=(0.5, columns + 0.5, rows + 0.5, 0.5),
             interpolation="nearest",
         )
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel(xlabel, fontsize=8)
-        axis.tick_params(labelsize=8)
+        _dress(axis, title, xlabel, ticks=8, grid="")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
@@ -109,7 +145,7 @@ def correlations(values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) 
 
 
 def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
-    """Every seed of every method as a dot, the mean as a bar; one panel, with its own scale, for each matching.
+    """Every seed of every method as a dot, the mean as a bar; every panel has a scale of its own.
 
     Args:
         values: Frame of columns ``panel``, ``method`` (in the order to be drawn) and ``value`` (a fraction).
@@ -118,15 +154,12 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
     if values.empty:
         return nothing_run()
     panels, methods = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["method"]))
-    colours = sns.color_palette("colorblind")
-    if len(methods) > len(colours):
-        colours = colours[:1]  # two methods of one colour would seem to belong together
-    palette = dict(zip(methods, cycle(colours), strict=False))
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False, layout="constrained")
+    colours = COLOURS if len(methods) <= len(COLOURS) else [BLUE]  # two of one colour would seem to belong together
+    palette = dict(zip(methods, cycle(colours)))
+    figure, axes = _panels(len(panels), (3.2 * len(panels), 3))
     for axis, panel in zip(axes.flat, panels, strict=True):
-        chosen = values[values["panel"] == panel]
-        for place, method in enumerate(methods):
-            seeds = chosen.loc[chosen["method"] == method, "value"].to_numpy()
+        for method, seeds in values[values["panel"] == panel].groupby("method", sort=False)["value"]:
+            place = methods.index(method)
             axis.hlines(seeds.mean(), place - 0.3, place + 0.3, color=palette[method], linewidth=2.5)
             offsets = np.linspace(-0.12, 0.12, len(seeds)) if len(seeds) > 1 else np.zeros(1)
             axis.scatter(
@@ -150,18 +183,20 @@ def paired_runs(values: pd.DataFrame, intervals: pd.DataFrame, *, ylabel: str) -
         intervals: Frame of columns ``panel``, ``treatment``, ``estimate``, ``low`` and ``high`` (fractions).
         ylabel: Label of the vertical axis: what the values are.
     """
+    if values.empty:
+        return nothing_run()
     panels, treatments = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["treatment"]))
-    palette = dict(zip(treatments, cycle(sns.color_palette("colorblind")), strict=False))
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), squeeze=False, layout="constrained")
+    figure, axes = _panels(len(panels), (3.4 * len(panels), 3.2))
     for axis, panel in zip(axes.flat, panels, strict=True):
-        wide = values[values["panel"] == panel].pivot(index="seed", columns="treatment", values="value")[treatments]
+        wide = values[values["panel"] == panel].pivot(index="seed", columns="treatment", values="value")
+        wide = wide.reindex(columns=treatments)  # a treatment that the panel lacks has NaN, which is not drawn
         axis.plot(range(len(treatments)), wide.to_numpy().T, color="0.7", linewidth=1, zorder=1)
-        spans = intervals[intervals["panel"] == panel].set_index("treatment")
-        for place, treatment in enumerate(treatments):
-            colour, span = palette[treatment], spans.loc[treatment]
+        spans = intervals[intervals["panel"] == panel]
+        for place, (treatment, colour) in enumerate(zip(treatments, cycle(COLOURS))):
             axis.scatter(np.full(len(wide), place), wide[treatment], color=colour, edgecolor="white", s=34, zorder=3)
-            axis.vlines(place + 0.22, span["low"], span["high"], color=colour, linewidth=2)
-            axis.hlines(span["estimate"], place + 0.14, place + 0.3, color=colour, linewidth=2)
+            for span in spans[spans["treatment"] == treatment].itertuples():
+                axis.vlines(place + 0.22, span.low, span.high, color=colour, linewidth=2)
+                axis.hlines(span.estimate, place + 0.14, place + 0.3, color=colour, linewidth=2)
         axis.set_title(panel, fontsize=9)
         axis.set_xticks(range(len(treatments)), treatments, fontsize=8)
         axis.set_xlim(-0.4, len(treatments) - 0.5)
@@ -182,7 +217,7 @@ def noise_bands(
 ) -> Figure:
     """What each value changes: seeds as thin lines, their mean as a thick one, and the band that noise would keep to.
 
-    The mean has another colour where it leaves the band. Titles break before ``for``, see :func:`_broken`.
+    The mean has another colour where it leaves the band. Titles break in two before ``for``.
 
     Args:
         values: Frame of columns ``panel`` and ``value`` (in the order to be drawn), ``seed`` and ``change`` (a
@@ -199,23 +234,20 @@ def noise_bands(
     rows, columns = -(-len(panels) // columns), min(columns, len(panels))
     turned = {"rotation": 30, "ha": "right"} if values["value"].str.len().max() > 5 else {}
     size = (width * columns, (3.5 if turned else 2.7) * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
+    thin, thick = (0.8, 2.2) if connected else (0.0, 0.0)
+    figure, axes = _panels(len(panels), size, columns=columns)
     for axis, panel in zip(axes.flat, panels, strict=False):
         wide = values[values["panel"] == panel].pivot(index="seed", columns="value", values="change")
         wide = wide[list(dict.fromkeys(values.loc[values["panel"] == panel, "value"]))]
         band = bands.loc[panel]
-        colour = _noise_colours()[bool(band["exceeds"])]
+        colour = ORANGE if band["exceeds"] else BLUE
         if band["low"] <= band["high"]:
             axis.axhspan(band["low"], band["high"], color="0.88", linewidth=0, zorder=0)
-        thin, thick = (0.8, 2.2) if connected else (0.0, 0.0)
         axis.plot(range(wide.shape[1]), wide.T, color="0.6", linewidth=thin, marker=".", markersize=5, zorder=1)
         axis.plot(range(wide.shape[1]), wide.mean(), color=colour, linewidth=thick, marker="o", markersize=6, zorder=3)
-        axis.set_title(_broken(panel), fontsize=9)
-        axis.set_xticks(range(wide.shape[1]), wide.columns, fontsize=8, **turned)
+        _dress(axis, _broken(panel), ticks=8, grid="")
+        axis.set_xticks(range(wide.shape[1]), wide.columns, **turned)
         axis.set_xlim(-0.3, wide.shape[1] - 0.7)
-        axis.tick_params(axis="y", labelsize=8)
         axis.yaxis.set_major_formatter(lambda change, _: f"{100 * change:+.1f}")
     for axis in axes[:, 0]:
         axis.set_ylabel(ylabel, fontsize=8)
@@ -223,9 +255,9 @@ def noise_bands(
         Patch(color="0.88", label="what seeds alone reach"),
         Line2D([], [], color="0.6", linewidth=thin, marker=".", label="a seed"),
     ]
-    for exceeds, label in enumerate(("mean, within seed noise", "mean, exceeds seed noise")):
-        if (bands.loc[panels, "exceeds"] == bool(exceeds)).any():
-            colour = _noise_colours()[exceeds]
+    for exceeds, colour, how in ((False, BLUE, "within"), (True, ORANGE, "exceeds")):
+        if (bands.loc[panels, "exceeds"] == exceeds).any():
+            label = f"mean, {how} seed noise"
             handles.append(Line2D([], [], color=colour, linewidth=thick, marker="o", label=label))
     across = min(len(handles), max(1, int(size[0] / 1.6)))
     figure.legend(handles=handles, loc="outside upper center", ncols=across, fontsize=8, frameon=False)
@@ -245,8 +277,8 @@ def noise_widths(values: pd.DataFrame, *, xlabel: str) -> Figure:
     places, points = np.arange(len(values)), 100 * values[["here", "noise", "paper"]]
     figure, axis = plt.subplots(figsize=(7, 0.42 * len(values) + 1.2), layout="constrained")
     axis.barh(places, points["noise"], height=0.62, color="0.88", label="what seeds alone reach", zorder=1)
-    for exceeds, (colour, label) in enumerate(zip(_noise_colours(), ("within seed noise", "exceeds it"), strict=True)):
-        chosen = (values["exceeds"] == bool(exceeds)).to_numpy()
+    for exceeds, colour, label in ((False, BLUE, "within seed noise"), (True, ORANGE, "exceeds it")):
+        chosen = (values["exceeds"] == exceeds).to_numpy()
         axis.hlines(places[chosen], 0, points["here"][chosen], color=colour, linewidth=2, zorder=2)
         axis.scatter(points["here"][chosen], places[chosen], color=colour, s=46, zorder=3, label=f"here, {label}")
     axis.scatter(
@@ -259,12 +291,10 @@ def noise_widths(values: pd.DataFrame, *, xlabel: str) -> Figure:
         label="paper, single runs",
         zorder=3,
     )
-    axis.set_yticks(places, values["label"].map(_broken), fontsize=8)
+    _dress(axis, xlabel=xlabel, ticks=8, grid="x")
+    axis.set_yticks(places, values["label"].map(_broken))
     axis.set_ylim(len(values) - 0.4, -0.6)
     axis.set_xlim(left=0)
-    axis.set_xlabel(xlabel, fontsize=8)
-    axis.tick_params(axis="x", labelsize=8)
-    axis.grid(axis="x", alpha=0.3)
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
@@ -276,12 +306,6 @@ def _broken(title: str) -> str:
     return title.replace(" for ", "\nfor ")
 
 
-def _noise_colours() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Colours of what stays within noise, and of what exceeds it."""
-    palette = sns.color_palette("colorblind")
-    return palette[0], palette[3]
-
-
 def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:
     """Scores by class: the mean of each method as a dot, the range over its seeds as a line.
 
@@ -290,11 +314,12 @@ def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:
             ``high`` (fractions).
         xlabel: Label of the horizontal axis: what the values are.
     """
-    classes, methods = list(dict.fromkeys(values["class"])), list(dict.fromkeys(values["method"]))
-    offsets = np.linspace(-0.27, 0.27, len(methods)) if len(methods) > 1 else [0.0]
+    if values.empty:
+        return nothing_run()
+    classes, styles = list(dict.fromkeys(values["class"])), _styles(values["method"], "osD^v<>")
+    offsets = np.linspace(-0.27, 0.27, len(styles)) if len(styles) > 1 else [0.0]
     figure, axis = plt.subplots(figsize=(6.5, 0.55 * len(classes) + 1.2), layout="constrained")
-    marks = zip(cycle(sns.color_palette("colorblind")), cycle("osD^v<>"), strict=False)
-    for method, offset, (colour, marker) in zip(methods, offsets, marks, strict=False):
+    for offset, (method, (colour, marker)) in zip(offsets, styles.items(), strict=True):
         chosen = values[values["method"] == method].set_index("class").reindex(classes)
         places = np.arange(len(classes)) + offset
         axis.hlines(places, chosen["low"], chosen["high"], color=colour, linewidth=2, alpha=0.6)
@@ -307,7 +332,7 @@ def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:
     axis.set_xlabel(xlabel)
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=len(methods), fontsize=8, frameon=False)
+    figure.legend(loc="outside upper center", ncols=min(len(styles), 4), fontsize=8, frameon=False)
     return figure
 
 
@@ -319,9 +344,8 @@ def sorted_differences(values: np.ndarray, *, xlabel: str, ylabel: str) -> Figur
         xlabel: Label of the horizontal axis: what is ranked.
         ylabel: Label of the vertical axis: what the differences are of, and their unit.
     """
-    loss, gain = sns.color_palette("colorblind")[3], sns.color_palette("colorblind")[0]
     figure, axis = plt.subplots(figsize=(6, 2.8), layout="constrained")
-    colours = [gain if value > 0 else loss for value in values]
+    colours = [BLUE if value > 0 else ORANGE for value in values]
     axis.bar(np.arange(1, len(values) + 1), values, width=0.9 if len(values) < 40 else 1.0, color=colours)
     axis.axhline(0, color="0.2", linewidth=0.8)
     axis.set_xlabel(xlabel)
@@ -350,9 +374,7 @@ def matrix_panels(
         axis_label: Label of both axes: what rows and columns are.
         logarithmic: Whether to colour by the logarithm; zeros stay white.
     """
-    figure, axes = plt.subplots(
-        1, len(matrices), figsize=(3.1 * len(matrices) + 0.6, 3.2), squeeze=False, layout="constrained"
-    )
+    figure, axes = _panels(len(matrices), (3.1 * len(matrices) + 0.6, 3.2))
     largest = max(matrix.max() for matrix in matrices.values())
     smallest = min(matrix[matrix > 0].min() for matrix in matrices.values())
     norm = LogNorm(min(smallest, largest / 1.01), largest) if logarithmic else plt.Normalize(0, largest)
@@ -368,9 +390,7 @@ def matrix_panels(
         for border in borders:
             axis.axhline(border, color="0.6", linewidth=0.4)
             axis.axvline(border, color="0.6", linewidth=0.4)
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel(axis_label, fontsize=8)
-        axis.tick_params(labelsize=7)
+        _dress(axis, title, axis_label, grid="")
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes[0, 0].set_ylabel(axis_label, fontsize=8)
@@ -398,21 +418,15 @@ def block_eigenvectors(
     )
     for axis, matrix, title in zip(axes, (shuffled, ordered), ("as given", "sorted by block"), strict=False):
         axis.imshow(matrix, cmap="Greys", vmin=0, extent=(0, ends[-1], ends[-1], 0), interpolation="nearest")
-        axis.set_title(f"affinity, {title}", fontsize=9)
-        axis.set_xlabel("node", fontsize=8)
-        axis.tick_params(labelsize=7)
+        _dress(axis, f"affinity, {title}", "node", grid="")
     for end in ends[:-1]:
-        axes[1].axhline(end, color="#d55e00", linewidth=1)
-        axes[1].axvline(end, color="#d55e00", linewidth=1)
+        axes[1].axhline(end, color=ORANGE, linewidth=1)
+        axes[1].axvline(end, color=ORANGE, linewidth=1)
         axes[2].axvline(end - 0.5, color="0.7", linewidth=0.8)
-    for index, (marker, colour) in enumerate(zip("o^sDv", sns.color_palette("colorblind"), strict=False)):
-        if index < eigenvectors.shape[1]:
-            label = f"$\\lambda_{index + 1}$ = {abs(eigenvalues[index]):.3f}"
-            axes[2].plot(eigenvectors[:, index], marker=marker, markersize=2.5, linewidth=0, color=colour, label=label)
-    axes[2].set_title("eigenvectors, sorted by block", fontsize=9)
-    axes[2].set_xlabel("node", fontsize=8)
-    axes[2].set_ylabel("entry", fontsize=8)
-    axes[2].tick_params(labelsize=7)
+    labels = [f"$\\lambda_{{{j}}}$ = {abs(eigenvalue):.3f}" for j, eigenvalue in enumerate(eigenvalues, start=1)]
+    for vector, (label, (colour, marker)) in zip(eigenvectors.T, _styles(labels, "o^sDv<>").items(), strict=True):
+        axes[2].plot(vector, marker=marker, markersize=2.5, linewidth=0, color=colour, label=label)
+    _dress(axes[2], "eigenvectors, sorted by block", "node", "entry", grid="")
     axes[2].legend(fontsize=8, markerscale=2, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure
 
@@ -424,20 +438,15 @@ def spectrum_and_gaps(eigenvalues: np.ndarray, *, marked: int) -> Figure:
         eigenvalues: Eigenvalues of the Laplacian, ascending, shape ``(n,)``.
         marked: Number of eigenvalues after which the gap is highlighted.
     """
-    blue, orange = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[3]
     rank = np.arange(1, len(eigenvalues) + 1)
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 2.9), sharex=True, layout="constrained")
-    axes[0].plot(rank, eigenvalues, marker="o", markersize=4, linewidth=0.8, color=blue)
-    axes[0].axvline(marked + 0.5, color=orange, linewidth=1, linestyle="--")
-    axes[0].set_ylabel("eigenvalue of the Laplacian", fontsize=9)
+    axes[0].plot(rank, eigenvalues, marker="o", markersize=4, linewidth=0.8, color=BLUE)
+    axes[0].axvline(marked + 0.5, color=ORANGE, linewidth=1, linestyle="--")
     gaps = np.diff(eigenvalues)
-    colours = [orange if index == marked - 1 else blue for index in range(len(gaps))]
+    colours = [ORANGE if index == marked - 1 else BLUE for index in range(len(gaps))]
     axes[1].bar(rank[:-1], gaps, color=colours, width=0.7)
-    axes[1].set_ylabel("gap to the next eigenvalue", fontsize=9)
-    for axis in axes:
-        axis.set_xlabel("rank", fontsize=9)
-        axis.grid(axis="y", alpha=0.3)
-        axis.tick_params(labelsize=8)
+    for axis, ylabel in zip(axes, ("eigenvalue of the Laplacian", "gap to the next eigenvalue"), strict=True):
+        _dress(axis, "", "rank", ylabel, labels=9, ticks=8, grid="y")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -450,22 +459,17 @@ def cut_sweep(entries: np.ndarray, cuts: np.ndarray, *, bound: float) -> Figure:
         cuts: Normalised cut between the first ``m`` entries and the rest, for ``m = 1 .. n - 1``, shape ``(n - 1,)``.
         bound: Lower bound of every cut.
     """
-    blue, orange = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[3]
     best = int(cuts.argmin())
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 2.9), sharex=True, layout="constrained")
-    axes[0].plot(np.arange(1, len(entries) + 1), entries, color=blue, linewidth=1.5)
-    axes[0].set_ylabel("relaxed indicator $y$", fontsize=9)
-    axes[1].plot(np.arange(1, len(entries)), cuts, color=blue, linewidth=1.5, label="normalised cut of the split")
+    axes[0].plot(np.arange(1, len(entries) + 1), entries, color=BLUE, linewidth=1.5)
+    axes[1].plot(np.arange(1, len(entries)), cuts, color=BLUE, linewidth=1.5, label="normalised cut of the split")
     axes[1].axhline(bound, color="0.3", linewidth=1, linestyle=":", label="lower bound $\\lambda_2$")
-    axes[1].plot(best + 1, cuts[best], "o", color=orange, markersize=5, label="least cut")
+    axes[1].plot(best + 1, cuts[best], "o", color=ORANGE, markersize=5, label="least cut")
     axes[1].set_yscale("log")
-    axes[1].set_ylabel("normalised cut", fontsize=9)
     axes[1].legend(fontsize=8)
-    for axis in axes:
-        axis.axvline(best + 1, color=orange, linewidth=0.8, linestyle="--")
-        axis.set_xlabel("patches, sorted by $y$", fontsize=9)
-        axis.grid(alpha=0.3)
-        axis.tick_params(labelsize=8)
+    for axis, ylabel in zip(axes, ("relaxed indicator $y$", "normalised cut"), strict=True):
+        axis.axvline(best + 1, color=ORANGE, linewidth=0.8, linestyle="--")
+        _dress(axis, "", "patches, sorted by $y$", ylabel, labels=9, ticks=8)
     return figure
 
 
@@ -481,18 +485,13 @@ def embedding_panels(
         label: Name of a coordinate; its number, from 1, follows.
     """
     rows, columns = len(colours), len(axes_shown)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(2.7 * columns + 0.3, 2.3 * rows + 0.2), squeeze=False, layout="constrained"
-    )
+    figure, axes = _panels(rows * columns, (2.7 * columns + 0.3, 2.3 * rows + 0.2), columns=columns)
     for row, (title, shades) in enumerate(colours.items()):
         for axis, (first, second) in zip(axes[row], axes_shown, strict=True):
             axis.scatter(
                 points[:, first], points[:, second], c=shades, s=14, linewidth=0.3, edgecolor="0.4", rasterized=True
             )
-            axis.set_xlabel(f"{label} {first + 1}", fontsize=8)
-            axis.set_ylabel(f"{label} {second + 1}", fontsize=8)
-            axis.tick_params(labelsize=7)
-            axis.grid(alpha=0.3)
+            _dress(axis, "", f"{label} {first + 1}", f"{label} {second + 1}")
         axes[row, columns // 2].set_title(title, fontsize=9)
     return figure
 
@@ -512,19 +511,17 @@ def lines(
         ylabels: Labels of the vertical axes, one for each panel.
         logarithmic: Titles of the panels whose horizontal axis is logarithmic.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 2.9), squeeze=False, layout="constrained")
+    figure, axes = _panels(len(panels), (4.2 * len(panels), 2.9))
+    dashes = ("-", "--", "-.", ":", (0, (1, 1)), (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)))
+    styles = _styles(chain(*panels.values()), dashes)
     for index, (axis, (title, curves_of)) in enumerate(zip(axes.flat, panels.items(), strict=True)):
-        styles = zip(("-", "--", "-.", ":", (0, (1, 1))), sns.color_palette("colorblind"), strict=False)
-        for (label, (x, y)), (style, colour) in zip(curves_of.items(), styles, strict=False):
+        for label, (x, y) in curves_of.items():
+            colour, style = styles[label]
             axis.plot(x, y, label=label, linestyle=style, color=colour, linewidth=1.6)
         if title in logarithmic:
             axis.set_xscale("log")
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel(xlabels[index], fontsize=8)
-        axis.set_ylabel(ylabels[index], fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
+        _dress(axis, title, xlabels[index], ylabels[index])
+    _shared_legend(axes[0, 0], axes)
     return figure
 
 
@@ -537,21 +534,17 @@ def histograms(values: Mapping[str, Mapping[str, np.ndarray]], *, xlabel: str, y
         ylabel: Label of the vertical axis: what the heights are shares of.
         bins: Borders of the bins, ascending.
     """
-    figure, axes = plt.subplots(
-        1, len(values), figsize=(3.2 * len(values), 2.8), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, axes = _panels(len(values), (3.2 * len(values), 2.8), sharex=True, sharey=True)
+    styles = _styles(chain(*values.values()), ("-", "--", ":"))
     for axis, (title, samples) in zip(axes.flat, values.items(), strict=True):
-        for (label, sample), style, colour in zip(
-            samples.items(), ("-", "--", ":"), sns.color_palette("colorblind"), strict=False
-        ):
-            counts, _ = np.histogram(sample, bins)
-            axis.stairs(counts / len(sample), bins, label=label, color=colour, linestyle=style, linewidth=1.6)
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel(xlabel, fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
+        for label, sample in samples.items():
+            if len(sample):
+                colour, style = styles[label]
+                counts, _ = np.histogram(sample, bins)
+                axis.stairs(counts / len(sample), bins, label=label, color=colour, linestyle=style, linewidth=1.6)
+        _dress(axis, title, xlabel)
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
-    axes[0, 0].legend(fontsize=8)
+    _shared_legend(axes[0, 0], axes)
     return figure
 
 
@@ -572,9 +565,7 @@ def function_traces(
         number: Label of the colour scale: what is numbered from 1 to K.
         threshold: Value to mark by a line; ``None``: none.
     """
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, axes = _panels(len(panels), (4.4 * len(panels) + 0.6, 3), sharey=True)
     K = max(values.shape[1] for values in panels.values())
     norm = plt.Normalize(1, max(K, 2))
     for axis, (title, values) in zip(axes.flat, panels.items(), strict=True):
@@ -582,22 +573,13 @@ def function_traces(
             colour = plt.cm.viridis_r(norm(index + 1))
             axis.plot(steps, values[:, index], color=colour, linewidth=1.4, marker=".", markersize=4)
         if threshold is not None:
-            axis.axhline(threshold, color="#d55e00", linewidth=1, linestyle="--", zorder=0)
-            axis.text(
-                0.01,
-                threshold - 0.05,
-                f"{threshold:g}",
-                color="#d55e00",
-                fontsize=8,
-                transform=axis.get_yaxis_transform(),
-            )
+            axis.axhline(threshold, color=ORANGE, linewidth=1, linestyle="--", zorder=0)
+            at = {"x": 0.01, "y": threshold - 0.05, "transform": axis.get_yaxis_transform()}
+            axis.text(**at, s=f"{threshold:g}", color=ORANGE, fontsize=8)
         axis.set_xscale("symlog", linthresh=1)
         axis.set_xlim(-0.1, 1.1 * steps[-1])
         axis.set_ylim(-0.02, 1.03)
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
+        _dress(axis, title, "step")
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
     bar = figure.colorbar(plt.cm.ScalarMappable(norm=norm, cmap="viridis_r"), ax=axes, shrink=0.9)
     bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -620,24 +602,13 @@ def paired_functions(
     """
     K = exact.shape[1]
     columns = min(columns, K)
-    rows = -(-K // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(2 * columns, 1.55 * rows + 0.4),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    blue, orange = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[3]
-    for axis in axes.flat[K:]:
-        axis.set_axis_off()
+    size = (2 * columns, 1.55 * -(-K // columns) + 0.4)
+    figure, axes = _panels(K, size, columns=columns, sharex=True, sharey=True)
     for index, axis in enumerate(axes.flat[:K]):
         for border in borders:
             axis.axvline(border - 0.5, color="0.85", linewidth=0.6)
-        (dots,) = axis.plot(learned[:, index], ".", color=orange, markersize=3)
-        (line,) = axis.plot(exact[:, index], color=blue, linewidth=0.8)
+        (dots,) = axis.plot(learned[:, index], ".", color=ORANGE, markersize=3)
+        (line,) = axis.plot(exact[:, index], color=BLUE, linewidth=0.8)
         axis.set_title(titles[index], fontsize=8, pad=3)
         axis.tick_params(labelsize=6)
     for axis in axes[-1]:
@@ -666,25 +637,20 @@ def growth(
         ylabels: Labels of the vertical axes, one for each panel.
         limits: Value that cannot be exceeded and its name, for each panel.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.4), squeeze=False, layout="constrained")
-    labels = list(dict.fromkeys(label for lines_of in fits.values() for label in lines_of))
-    styles = dict(zip(labels, zip("os^Dv", sns.color_palette("colorblind"), strict=False), strict=False))
+    figure, axes = _panels(len(panels), (4.6 * len(panels), 3.4))
+    styles = _styles(chain(*fits.values(), *panels.values()))
     for index, (axis, (title, points)) in enumerate(zip(axes.flat, panels.items(), strict=True)):
         for label, (sizes, values) in fits[title].items():
             measured = label in points
             style = "-" if measured else ":"
-            axis.plot(sizes, values, style, color=styles[label][1], linewidth=1, label=None if measured else label)
+            axis.plot(sizes, values, style, color=styles[label][0], linewidth=1, label=None if measured else label)
         for label, (sizes, values) in points.items():
-            marker, colour = styles[label]
+            colour, marker = styles[label]
             axis.plot(sizes, values, marker, color=colour, markersize=5, label=label)
         limit, name = limits[index]
         axis.axhline(limit, color="0.3", linewidth=1, linestyle="--", label=name)
         axis.set(xscale="log", yscale="log")
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel(xlabel, fontsize=8)
-        axis.set_ylabel(ylabels[index], fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
+        _dress(axis, title, xlabel, ylabels[index])
         axis.legend(fontsize=7)
     return figure
 
@@ -698,30 +664,26 @@ def scores_against_costs(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> F
         xlabel: Label of the horizontal axis: what the costs are.
         ylabel: Label of the vertical axis: what the scores are.
     """
-    panels, methods = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["method"]))
-    marks = zip(cycle("os^Dv<>PXh"), cycle(sns.color_palette("colorblind")), strict=False)
-    styles = dict(zip(methods, marks, strict=False))
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.4 * len(panels) + 1, 3.4), squeeze=False, layout="constrained"
-    )
+    if values.empty:
+        return nothing_run()
+    panels, styles = list(dict.fromkeys(values["panel"])), _styles(values["method"])
+    figure, axes = _panels(len(panels), (4.4 * len(panels) + 1, 3.4))
     for axis, panel in zip(axes.flat, panels, strict=True):
         for row in values[values["panel"] == panel].itertuples():
-            marker, colour = styles[row.method]
+            colour, marker = styles[row.method]
             axis.hlines(row.score, row.cost_low, row.cost_high, color=colour, linewidth=1.5, alpha=0.7)
             axis.vlines(row.cost, row.score_low, row.score_high, color=colour, linewidth=1.5, alpha=0.7)
-            label = row.method if panel == panels[0] else None
-            axis.plot(row.cost, row.score, marker, color=colour, markersize=7, markeredgecolor="white", label=label)
+            axis.plot(
+                row.cost, row.score, marker, color=colour, markersize=7, markeredgecolor="white", label=row.method
+            )
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
-        axis.set_title(panel, fontsize=9)
-        axis.set_xlabel(xlabel, fontsize=9)
-        axis.tick_params(labelsize=8)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axis.grid(alpha=0.3)
+        _dress(axis, panel, xlabel, labels=9, ticks=8)
     axes[0, 0].set_ylabel(ylabel, fontsize=9)
-    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    _shared_legend(figure, axes, loc="outside right center", frameon=False)
     return figure
 
 
@@ -737,28 +699,22 @@ def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
     if values.empty:
         return nothing_run()
     panels, places = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["value"]))
-    ours, papers = sns.color_palette("colorblind")[:2]
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(min(4.2 * len(panels), 11), 3), squeeze=False, sharey=True, layout="constrained"
-    )
+    figure, axes = _panels(len(panels), (min(4.2 * len(panels), 11), 3), sharey=True)
     for axis, panel in zip(axes.flat, panels, strict=True):
         for source, group in values[values["panel"] == panel].groupby("source"):
             at = group["value"].map(places.index)
             means = group["change"].groupby(at).mean()
-            style = {"color": ours} if source == "here" else {"color": papers, "linestyle": "--", "marker": "D"}
+            style = {"color": BLUE} if source == "here" else {"color": COLOURS[1], "linestyle": "--", "marker": "D"}
             axis.plot(means.index, means, label=source, markersize=5, **style)
             if source == "here":
                 order, last = group["seed"].rank(method="dense") - 1, group["seed"].nunique() - 1
                 beside = 0.12 * (order / last - 0.5) if last else 0  # so that equal changes do not hide each other
-                axis.scatter(at + beside, group["change"], color=ours, edgecolor="white", s=30, zorder=3)
+                axis.scatter(at + beside, group["change"], color=BLUE, edgecolor="white", s=30, zorder=3)
         axis.axhline(0, color="0.6", linewidth=0.8)
-        axis.set_title(panel, fontsize=9)
-        axis.set_xticks(range(len(places)), [str(place).rpartition("=")[2] for place in places], fontsize=8)
+        _dress(axis, panel, xlabel, ticks=8, grid="y")
+        axis.set_xticks(range(len(places)), [str(place).rpartition("=")[2] for place in places])
         axis.set_xlim(-0.35, len(places) - 0.65)
-        axis.tick_params(axis="y", labelsize=8)
-        axis.set_xlabel(xlabel, fontsize=8)
-        axis.grid(axis="y", alpha=0.3)
         axis.yaxis.set_major_formatter(lambda change, _: f"{100 * change:+.1f}")
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
-    axes[0, 0].legend(fontsize=8)
+    _shared_legend(axes[0, 0], axes)
     return figure

@@ -1,4 +1,4 @@
-"""What charts and pictures must not lose: methods beyond the colours of the palette, and windows that overlap."""
+"""What charts and pictures must not lose: series beyond the colours of the palette, and windows that overlap."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,36 +12,126 @@ MANY = [f"method {index}" for index in range(11)]
 """More than a palette has colours."""
 
 
+X = np.arange(1.0, 6.0)
+NO_LABELS = {"xlabel": "", "ylabel": ""}
+
+
 @pytest.fixture(autouse=True)
 def closed_figures():
     yield
     plt.close("all")
 
 
-def test_every_one_of_many_methods_has_its_dots():
-    values = pd.DataFrame([("a", name, 0.1 * seed) for name in MANY for seed in range(2)])
-    values.columns = ["panel", "method", "value"]
-    (axis,) = plots.seed_strips(values, ylabel="").axes
-    assert [label.get_text() for label in axis.get_xticklabels()] == MANY
-    dots = [collection for collection in axis.collections if len(collection.get_offsets()) == 2]
-    np.testing.assert_allclose([dot.get_offsets()[:, 0].mean() for dot in dots], np.arange(11), atol=1e-9)
+def frame(columns, rows):
+    return pd.DataFrame(rows, columns=columns.split())
 
 
-def test_every_one_of_many_treatments_has_its_interval():
-    values = pd.DataFrame([("a", name, seed, 0.1 * seed) for name in MANY for seed in range(2)])
-    values.columns = ["panel", "treatment", "seed", "value"]
-    intervals = pd.DataFrame({"panel": "a", "treatment": MANY, "estimate": 0.05, "low": 0.0, "high": 0.1})
-    (axis,) = plots.paired_runs(values, intervals, ylabel="").axes
-    assert [label.get_text() for label in axis.get_xticklabels()] == MANY
-    bars = [path for lines in axis.collections for path in lines.get_paths() if np.ptp(path.vertices[:, 1]) > 0.09]
-    assert len([path for path in bars if np.ptp(path.vertices[:, 0]) == 0]) == 11
+def ranked(names):
+    return plots.ranked(dict.fromkeys(names, X), **NO_LABELS)
 
 
-def test_every_one_of_many_methods_has_its_scores_by_class():
-    values = pd.DataFrame([(of, name, 0.5, 0.4, 0.6) for of in ("sky", "road") for name in MANY])
-    values.columns = ["class", "method", "mean", "low", "high"]
-    figure = plots.class_scores(values, xlabel="")
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == MANY
+def lines(names):
+    panels = {"a": {}, "b": dict.fromkeys(names, (X, X))}
+    return plots.lines(panels, xlabels=["", ""], ylabels=["", ""])
+
+
+def histograms(names):
+    return plots.histograms({"a": {"of nothing": X[:0]}, "b": dict.fromkeys(names, X)}, bins=X, **NO_LABELS)
+
+
+def growth(names):
+    """Some of the series have no line through their points."""
+    series = dict.fromkeys(names, (X, X))
+    fits = dict.fromkeys(names[:8], (X, X))
+    return plots.growth({"a": series}, {"a": fits}, xlabel="", ylabels=[""], limits=[(9, "_no limit")])
+
+
+def block_eigenvectors(names):
+    return plots.block_eigenvectors(np.eye(12), np.eye(12), np.eye(12, len(names)), np.arange(len(names)), [5, 7])
+
+
+def class_scores(names):
+    rows = [(of, name, 0.5, 0.4, 0.6) for of in ("sky", "road") for name in names]
+    return plots.class_scores(frame("class method mean low high", rows), xlabel="")
+
+
+def scores_against_costs(names):
+    rows = [(panel, name, 2, 1, 3, 0.5, 0.4, 0.6) for panel, of in (("a", names[:1]), ("b", names)) for name in of]
+    columns = "panel method cost cost_low cost_high score score_low score_high"
+    return plots.scores_against_costs(frame(columns, rows), **NO_LABELS)
+
+
+def seed_strips(names):
+    rows = [
+        (panel, name, 0.1 * seed) for panel, of in (("a", names), ("b", names[1:])) for name in of for seed in (1, 2)
+    ]
+    return plots.seed_strips(frame("panel method value", rows), ylabel="")
+
+
+def paired_runs(names):
+    rows = [(panel, name) for panel, of in (("a", names), ("b", names[1:])) for name in of]
+    values = frame("panel treatment seed value", [(*row, seed, 0.1 * seed) for row in rows for seed in (1, 2)])
+    intervals = frame("panel treatment estimate low high", [(*row, 0.15, 0.1, 0.2) for row in rows])
+    return plots.paired_runs(values, intervals, ylabel="")
+
+
+def noise_bands(names):
+    bands = frame("low high exceeds", [])
+    return plots.noise_bands(frame("panel value seed change", names), bands, ylabel="")
+
+
+def noise_widths(names):
+    return plots.noise_widths(frame("label here noise paper exceeds", names), xlabel="")
+
+
+def change_strips(names):
+    return plots.change_strips(frame("panel value source seed change", names), **NO_LABELS)
+
+
+@pytest.mark.parametrize(
+    "draw", [ranked, lines, histograms, growth, block_eigenvectors, class_scores, scores_against_costs]
+)
+def test_every_one_of_many_series_is_drawn_and_told_apart(draw):
+    figure = draw(MANY)
+    legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes)]
+    (legend,) = (legend for legend in legends if legend)
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == MANY if draw is not block_eigenvectors else len(set(labels)) == len(MANY)
+    looks = ("color", "edgecolor", "facecolor", "marker", "linestyle", "paths")
+    drawn = {str([handle.properties().get(look) for look in looks]) for handle in legend.legend_handles}
+    assert len(drawn) == len(MANY)
+    figure.draw_without_rendering()
+    assert figure.bbox.x0 <= legend.get_window_extent().x0 and legend.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_every_one_of_many_methods_has_its_dots_where_it_ran():
+    for axis, ran in zip(seed_strips(MANY).axes, (range(11), range(1, 11)), strict=True):
+        assert [label.get_text() for label in axis.get_xticklabels()] == MANY
+        dots = [collection for collection in axis.collections if len(collection.get_offsets()) == 2]
+        np.testing.assert_allclose([dot.get_offsets()[:, 0].mean() for dot in dots], ran, atol=1e-9)
+
+
+def test_every_one_of_many_treatments_has_its_interval_where_it_ran():
+    for axis, ran in zip(paired_runs(MANY).axes, (11, 10), strict=True):
+        assert [label.get_text() for label in axis.get_xticklabels()] == MANY
+        bars = [path for lines in axis.collections for path in lines.get_paths() if np.ptp(path.vertices[:, 1]) > 0.09]
+        assert len([path for path in bars if np.ptp(path.vertices[:, 0]) == 0]) == ran
+
+
+@pytest.mark.parametrize(
+    "draw", [seed_strips, paired_runs, noise_bands, noise_widths, class_scores, scores_against_costs, change_strips]
+)
+def test_a_table_of_which_nothing_ran_says_so(draw):
+    assert draw([]).axes[0].texts[0].get_text() == "not run"
+
+
+def test_curves_of_one_label_look_alike_in_all_panels():
+    panels = {"a": {"first": (X, X)}, "b": {"second": (X, X), "first": (X, X)}}
+    figure = plots.lines(panels, xlabels=["", ""], ylabels=["", ""])
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axis.lines} for axis in figure.axes
+    ]
+    assert looks[0]["first"] == looks[1]["first"] != looks[1]["second"]
 
 
 def test_windows_are_counted_where_they_overlap():
@@ -54,13 +144,8 @@ def test_windows_are_counted_where_they_overlap():
     np.testing.assert_array_equal(above.images[0].get_extent(), (0, 6, 4, 0))  # drawn at the size of the windows
 
 
-def test_a_table_of_which_nothing_ran_says_so():
-    strips = plots.seed_strips(pd.DataFrame(columns=["panel", "method", "value"]), ylabel="")
-    changes = plots.change_strips(
-        pd.DataFrame(columns=["panel", "value", "source", "seed", "change"]), xlabel="", ylabel=""
-    )
-    pictures = drawing.image_grid([], ["photograph"], columns=1)
-    assert [figure.axes[0].texts[0].get_text() for figure in (strips, changes, pictures)] == ["not run"] * 3
+def test_a_grid_without_pictures_says_so():
+    assert drawing.image_grid([], ["photograph"], columns=1).axes[0].texts[0].get_text() == "not run"
 
 
 def test_equal_changes_of_two_seeds_are_two_dots():
