@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tqdm.auto import tqdm
@@ -20,6 +20,8 @@ from neuralef.errors import BEYOND_US, OUT_OF_MEMORY, InputError
 from neuralef.paths import fix_roots
 
 # torch and timm take seconds to import; a command imports what it needs, so that --help answers at once.
+if TYPE_CHECKING:
+    from neuralef.experiments import Experiment, Workbench
 
 log = logging.getLogger(__name__)
 
@@ -388,7 +390,7 @@ def _experiment(
     profile: str,
     settings: list[str] | None,
     trained_on: str = "",
-):
+) -> "Experiment":
     from neuralef.config import load_profile, parse_assignments
     from neuralef.experiments import Experiment
     from neuralef.precision import native_precisions, require
@@ -419,7 +421,7 @@ def _experiment(
     )
 
 
-def _warn_of_few_steps(methods: list[str], bench) -> None:
+def _warn_of_few_steps(methods: list[str], bench: "Workbench") -> None:
     """Say so where a few photographs leave psi untrained: scores and maps would not show why they are poor."""
     from neuralef.methods import REGISTRY
     from neuralef.training import total_steps
