@@ -14,7 +14,6 @@ the counts which :func:`neuralef.experiments.run_experiment` keeps for every ima
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,13 +150,15 @@ def _image_s(experiment: Experiment, method: Method, bench: Workbench) -> float:
 
 def _peak_mb(experiment: Experiment, method: Method, bench: Workbench) -> float:
     settings = experiment.config, experiment.clusters, experiment.seed
-    try:
-        measured = measure(fit, portable(bench.train), method, *settings, repeats=0, threads=torch.get_num_threads())
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"the process that fitted {method} was killed, most likely for memory; lower kmeans_patches or "
-            "spectral_landmarks, or leave the method out"
-        ) from error
+    measured = measure(
+        fit,
+        portable(bench.train),
+        method,
+        *settings,
+        repeats=0,
+        threads=torch.get_num_threads(),
+        remedy=f"lower kmeans_patches or spectral_landmarks, or leave method {method} out",
+    )
     return round(measured.peak_mb, 1)
 
 

@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +21,7 @@ import numba
 import torch
 
 from neuralef.allocation import keep_freed_memory
+from neuralef.errors import InputError
 from neuralef.provenance import resident_mb
 
 THREADS = 2
@@ -45,7 +47,11 @@ class Measured:
 
 
 def measure(
-    side: Callable[..., Callable[[], Any]], *arguments: Any, repeats: int = 3, threads: int = THREADS
+    side: Callable[..., Callable[[], Any]],
+    *arguments: Any,
+    repeats: int = 3,
+    threads: int = THREADS,
+    remedy: str = "measure a smaller case",
 ) -> Measured:
     """Run one side in a fresh process.
 
@@ -54,12 +60,18 @@ def measure(
         arguments: Sizes and settings for ``side``.
         repeats: Number of timed calls after the first; 0 where only the result or the memory counts.
         threads: Number of threads of torch and of the compiled loops.
+        remedy: What to do if the process is killed, for the message: what to lower or to leave out.
 
     Raises:
-        concurrent.futures.process.BrokenProcessPool: If the process was killed, as for memory.
+        InputError: If the process was killed, as for memory.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure, side, arguments, repeats, threads).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(_measure, side, arguments, repeats, threads).result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"the process that measured {side.__name__} was killed, most likely for memory; {remedy}"
+        ) from error
 
 
 def _measure(

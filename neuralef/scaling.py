@@ -19,7 +19,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -337,21 +336,16 @@ def _row(
     setting: str, side: Side, store: FeatureStore, images: int, config: Config, clusters: int, threads: int
 ) -> dict[str, Any]:
     patches = images * math.prod(store.grid)
-    try:
-        measured = measure(
-            {"exact": exact, "neural": neural}[side],
-            portable(store),
-            images,
-            config,
-            clusters,
-            repeats=REPEATS[side],
-            threads=threads,
-        )
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"the process that measured {side} at {patches:,} patches was killed, most likely for memory; leave this "
-            "size out"
-        ) from error
+    measured = measure(
+        {"exact": exact, "neural": neural}[side],
+        portable(store),
+        images,
+        config,
+        clusters,
+        repeats=REPEATS[side],
+        threads=threads,
+        remedy=f"leave its size of {patches:,} patches out",
+    )
     sha, dirty = provenance.git_state()
     unused = dict.fromkeys(("kernel_s", "solve_s", "entries", "products", "steps"), "")
     return {

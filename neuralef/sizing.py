@@ -450,11 +450,15 @@ def measured(
 
     Returns:
         One row a stage: predicted and measured seconds and megabytes, and predicted over measured of both.
+
+    Raises:
+        InputError: If the process of a stage was killed.
     """
     rows = []
     for stage in stages:
         cost = shapes.predicted(stage)
-        found = measure(SIDES[stage], shapes, repeats=repeats, threads=torch.get_num_threads())
+        remedy = f"lower crop or images, or leave {stage} out of stages"
+        found = measure(SIDES[stage], shapes, repeats=repeats, threads=torch.get_num_threads(), remedy=remedy)
         seconds, megabytes = processor.seconds(cost), cost.memory / 1e6
         rows.append(
             {

@@ -1,10 +1,13 @@
 import math
+import os
+import signal
 
 import numba
 import numpy as np
 import pytest
 import torch
 
+from neuralef.errors import InputError
 from neuralef.measuring import measure
 
 MEGABYTES = 64
@@ -47,6 +50,11 @@ def dying_side():
     return lambda: 1 / 0
 
 
+def killed_side(*_):
+    """A side whose process ends as the system ends one for memory."""
+    return lambda: os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_memory_is_that_of_the_work_in_megabytes_and_not_what_was_held_before():
     found = measure(memory_side, MEGABYTES, 2 * MEGABYTES, repeats=0)
     assert found.result == 2.0
@@ -68,3 +76,8 @@ def test_the_work_is_done_once_for_its_memory_and_then_for_its_time():
 def test_what_the_work_raises_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
         measure(dying_side, repeats=0)
+
+
+def test_a_killed_process_is_named_with_its_remedy():
+    with pytest.raises(InputError, match="measured killed_side was killed, most likely for memory; lower images"):
+        measure(killed_side, repeats=0, remedy="lower images")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_measuring import killed_side
 from torch.utils.flop_counter import FlopCounterMode
 
 from neuralef import backbones, sizing
@@ -168,6 +169,13 @@ def test_every_stage_is_measured_beside_its_formula(monkeypatch):
         cost = shapes.predicted(stage)
         assert rows.loc[stage, "ratio_s"] == pytest.approx(machine.seconds(cost) / 2)
         assert rows.loc[stage, "ratio_mb"] == pytest.approx(cost.memory / 4e6)
+
+
+def test_a_stage_too_large_for_the_memory_is_named(monkeypatch):
+    monkeypatch.setitem(sizing.SIDES, "maps", killed_side)
+    shapes, machine = sizing.Shapes(TINY, 64, 2, 5, CONFIG), Processor("", 1e9, 1e9, 1e9)
+    with pytest.raises(InputError, match="lower crop or images, or leave maps out of stages"):
+        sizing.measured(shapes, machine, stages=["maps"])
 
 
 @pytest.mark.parametrize("stage", sizing.STAGES)
