@@ -1,7 +1,8 @@
 r"""What every stage of the method takes, computed beforehand: operations, bytes moved, memory.
 
 With B patches in a batch, T in an image (N = T + the tokens before them inside the backbone), C channels of a level,
-W = 3C channels of psi, K functions, k neighbours, L blocks, r the hidden channels of a block's MLP over its own:
+W = 3C channels of psi, K functions, k neighbours, E entries in a row of the kernel (:func:`row_entries`), L blocks, r
+the hidden channels of a block's MLP over its own:
 
 ====================  ===============================================  ==========================================
 stage                 operations (a multiply-add counts 2)             memory above what was there, bytes
@@ -10,7 +11,7 @@ backbone, an image    :math:`L (2 (4 + 2r) N C^2 + 4 N^2 C)` + patches  :math:`4
 kernel, sparse        :math:`B^2 C`, each pair once                    :math:`36 B k`
 kernel, GPU           :math:`2 B^2 C`, and k of every row              :math:`160 B k`, or a block of rows
 kernel, dense         :math:`2 B^2 C`, and k of every row              :math:`10 B^2`
-objective, sparse     :math:`2 (2k + 30) B K + 4 B K^2`                :math:`24 B K`
+objective, sparse     :math:`2 E B K + 4 B K^2`                        :math:`24 B K`
 objective, dense      :math:`8 B^2 K`, both ways                       :math:`24 B K`
 psi, forward          :math:`2 B L ((4 + 2r) W^2 + 128 W) + 2 B W K`   :math:`4 B (W (3 + 2r) + K)`
 psi, a step           three times that                                 :math:`4 B W (L (13 + 2r) + 3 + 2r) + 24 B K`
@@ -31,7 +32,7 @@ Constants that are counts of tensors are derived where they stand; :func:`measur
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from time import perf_counter
@@ -44,7 +45,7 @@ from torch import Tensor
 from neuralef import backbones, datasets, provenance
 from neuralef.backbones import IMAGES_AT_ONCE, IMAGES_AT_ONCE_CUDA
 from neuralef.clustering import SAMPLED_NUMBERS
-from neuralef.config import PAPER_EIGENFUNCTIONS, Config
+from neuralef.config import Config
 from neuralef.eigenfunctions import HEAD_CHANNELS, Eigenfunctions, l2_batch_norm
 from neuralef.errors import InputError
 from neuralef.graph import BLOCK
@@ -55,10 +56,9 @@ from neuralef.methods import REGISTRY
 from neuralef.objective import neural_eigenfunction_objective
 from neuralef.precision import Device, Precision, autocast
 from neuralef.protocols import PAPER_SLIDING
-from neuralef.reporting import paper_numbers
 from neuralef.segmentation import cluster_map
-from neuralef.tables import PAPER_METHODS
-from neuralef.training import kernel_of, new_optimizer, optimise
+from neuralef.tables import TABLES, Spec, Table
+from neuralef.training import kernel_of, new_optimizer, optimise, total_steps
 
 SINGLE, HALF = 4, 2
 """Bytes of a number."""
@@ -242,13 +242,18 @@ def dense_kernel_cost(B: int, channels: int) -> Cost:
     return Cost(2 * B**2 * channels, (20 * HALF + 10 * SINGLE) * B**2, (HALF + 2 * SINGLE) * B**2)
 
 
-def sparse_objective_cost(B: int, K: int, neighbors: int) -> Cost:
+def row_entries(config: Config) -> int:
+    """Entries of a kernel's row at most, by the mean over rows: the links of both graphs, each in both directions."""
+    return 2 * (config.feature_neighbors + sum(config.pixel_neighbors))
+
+
+def sparse_objective_cost(B: int, K: int, config: Config) -> Cost:
     """Eqs. 5 to 7, forward and backward, by :func:`neuralef.objective.neural_eigenfunction_objective`.
 
-    One product with the at most ``2 k + 30`` entries of a kernel's row, one K x K product forward and one backward. Six
-    ``(B, K)`` tensors live at once: values before and after the L2 batch norm, a copy, the product, two gradients.
+    One product with the kernel, one K x K product forward and one backward. Six ``(B, K)`` tensors live at once: values
+    before and after the L2 batch norm, a copy, the product, two gradients.
     """
-    entries = 2 * neighbors + 30
+    entries = row_entries(config)
     return Cost(2 * B * entries * K + 4 * B * K**2, B * entries * (8 + SINGLE), 6 * SINGLE * B * K)
 
 
@@ -344,11 +349,11 @@ def step_cost(vit: Transformer, crop: int, K: int, config: Config, *, form: Form
         graph, objective = dense_kernel_cost(B, vit.channels), dense_objective_cost(B, K)
         kept = graph.memory
     elif form == "gpu":
-        graph, objective = gpu_kernel_cost(B, vit.channels, k), sparse_objective_cost(B, K, k)
-        kept = 20 * B * (2 * k + 30)
+        graph, objective = gpu_kernel_cost(B, vit.channels, k), sparse_objective_cost(B, K, config)
+        kept = 20 * B * row_entries(config)
     else:
-        graph, objective = sparse_kernel_cost(B, vit.channels, k), sparse_objective_cost(B, K, k)
-        kept = 8 * B * (2 * k + 30)
+        graph, objective = sparse_kernel_cost(B, vit.channels, k), sparse_objective_cost(B, K, config)
+        kept = 8 * B * row_entries(config)
     learning = psi_step_cost(B, 3 * vit.channels, K, config).on_top_of(objective.memory)
     together = IMAGES_AT_ONCE["float32"] if form == "sparse" else IMAGES_AT_ONCE_CUDA
     features = backbone_cost(vit, size, config.batch_images, together)
@@ -426,7 +431,7 @@ class Shapes:
     def predicted(self, stage: Stage) -> Cost:
         """What the formulas say of one stage."""
         vit, k, K = self.vit, self.config.feature_neighbors, self.clusters
-        objective = sparse_objective_cost(self.batch, K, k)
+        objective = sparse_objective_cost(self.batch, K, self.config)
         psi = psi_step_cost(self.batch, 3 * vit.channels, K, self.config)
         return {
             "backbone": backbone_cost(vit, (self.crop,) * 2, self.images),
@@ -560,7 +565,6 @@ def load_compiled_loops() -> None:
     neural_eigenfunction_objective(outputs, kappa, orthogonality_weight=1.0).loss.backward()
 
 
-_NO_CHANGE = ("pixel_weight=0.3", "orthogonality_weight=0.08")
 EPOCHS = {"ade20k": 20, "imagenet": 5}
 """Epochs of the paper where they are not the configuration's 40 (4.1)."""
 
@@ -577,30 +581,35 @@ class PaperRun:
 
     Attributes:
         table: Number of the table in the paper.
-        dataset: Dataset that is evaluated.
-        photographs: Photographs that are trained on: ``pascal_context``, ``cityscapes``, ``ade20k`` or ``imagenet``.
-        protocol: Protocol of evaluation, ``crop320`` or ``sliding``.
-        backbone: Name of the backbone.
-        clusters: Number of clusters, K.
-        setting: Hyper-parameter that differs, ``field=value``, or empty.
-        methods: Methods that are evaluated.
+        spec: Set-up of the table.
     """
 
     table: str
-    dataset: str
-    photographs: str
-    protocol: str
-    backbone: str
-    clusters: int
-    setting: str
-    methods: tuple[str, ...]
+    spec: Spec
+
+    @property
+    def photographs(self) -> str:
+        """Photographs that are trained on: ``pascal_context``, ``cityscapes``, ``ade20k`` or ``imagenet``."""
+        return self.spec.trained_on or _photographs(self.spec.dataset)
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters, K."""
+        return _info(self.spec.dataset).classes if self.spec.clusters == "classes" else self.spec.clusters
+
+    @property
+    def setting(self) -> str:
+        """Hyper-parameter that differs from its default, ``field=value``, or ``trained_on=imagenet``, or empty."""
+        changes = {name: value for name, value in self.spec.changes.items() if value != getattr(Config(), name)}
+        one = replace(self.spec, changes=changes, matchings=self.spec.matchings[:1])  # all are of the same training
+        return one.setting(*one.matchings)
 
     @property
     def training(self) -> tuple[str, str, int, str] | None:
         """What identifies its training; runs of several tables may share it. ``None``: K-means alone."""
-        if set(self.methods) == {"kmeans"}:
+        if set(self.spec.methods) == {"kmeans"}:
             return None
-        return (self.photographs, self.backbone, self.clusters, self.setting)
+        return (self.photographs, self.spec.backbone, self.clusters, self.setting)
 
     @property
     def crop(self) -> int:
@@ -609,26 +618,22 @@ class PaperRun:
 
     def windows(self) -> tuple[int, int]:
         """How many windows an evaluated image has, and the pixels of their side."""
-        if self.protocol == "crop320":
+        if self.spec.protocol == "crop320":
             return 1, Config().image_size
-        name = _photographs(self.dataset)
+        name = _photographs(self.spec.dataset)
         sliding = PAPER_SLIDING[name]
         return len(sliding.corners(sliding.resized(PHOTOGRAPHS[name]))), sliding.window
 
 
 def paper_runs() -> tuple[PaperRun, ...]:
-    """Every set-up of the paper's tables, from ``paper.csv``; what it leaves open is ViT-S and K = 256."""
-    numbers = paper_numbers()
-    numbers = numbers[numbers["method"].isin(PAPER_METHODS)]
-    silent = {"setting": "", "clusters": PAPER_EIGENFUNCTIONS, "backbone": "vit_small_patch16_384"}
-    numbers = numbers.fillna(silent).astype({"clusters": int})
-    runs: dict[tuple, list[str]] = {}
-    for row in numbers.itertuples():
-        setting = "" if row.setting in _NO_CHANGE or row.setting.startswith("matching=") else row.setting
-        photographs = "imagenet" if setting == "trained_on=imagenet" else _photographs(row.dataset)
-        key = (row.table, row.dataset, photographs, row.protocol, row.backbone, row.clusters, setting)
-        runs.setdefault(key, []).append(row.method)
-    return tuple(PaperRun(*key, methods=tuple(dict.fromkeys(methods))) for key, methods in runs.items())
+    """Every set-up of the paper's tables, but for those whose numbers a table repeats of another."""
+    lines = ((table, spec) for table in TABLES.values() for spec in table.lines())
+    return tuple(PaperRun(table.number, spec) for table, spec in lines if not _is_repeated(table, spec))
+
+
+def _is_repeated(table: Table, spec: Spec) -> bool:
+    lines = (line for number in table.references for line in TABLES[number].lines())
+    return any(spec == replace(line, methods=spec.methods) for line in lines)
 
 
 def _photographs(dataset: str) -> str:
@@ -647,18 +652,19 @@ def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cos
         Costs by stage: ``step``, ``training``, ``clustering`` (K-means with the features it reads, where a method needs
         it) and ``evaluation``; psi is part of both for the methods that need it.
     """
-    vit = transformer_of(run.backbone)
-    train, val = _split_sizes(_any_name(run.photographs))["train"], _split_sizes(run.dataset)["val"]
-    step = step_cost(vit, run.crop, run.clusters, config.updated({"batch_images": batch_images}), form="gpu")
+    vit = transformer_of(run.spec.backbone)
+    train, val = _info(run.photographs).split_sizes["train"], _info(run.spec.dataset).split_sizes["val"]
     epochs = EPOCHS.get(run.photographs, config.epochs)
-    steps = epochs * (train // batch_images) if run.training else 0
+    trained = config.updated({"epochs": epochs, "batch_images": batch_images})
+    step = step_cost(vit, run.crop, run.clusters, trained, form="gpu")
+    steps = total_steps(train, trained) if run.training else 0
     crop = (config.image_size,) * 2
     windows, side = run.windows()
     T, channels = vit.patches((side, side)), 3 * vit.channels
     window = backbone_cost(vit, (side, side), 1) + dense_maps_cost(side**2, run.clusters)
     psi = psi_forward_cost(T, channels, run.clusters, config)
     clustering = evaluation = Cost()
-    for method in run.methods:
+    for method in run.spec.methods:
         recipe = REGISTRY[method]
         evaluation = evaluation + window
         read, clustered = backbone_cost(vit, crop, 1), vit.channels
@@ -678,13 +684,10 @@ def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cos
     }
 
 
-def _split_sizes(dataset: str) -> Mapping[str, int]:
-    return next(info.split_sizes for info in datasets.available() if info.name == dataset)
-
-
-def _any_name(photographs: str) -> str:
-    """A dataset with these photographs."""
-    return next(info.name for info in datasets.available() if info.name.startswith(photographs))
+def _info(name: str) -> datasets.DatasetInfo:
+    """What is known of a dataset, or of one that has these photographs."""
+    known = [info for info in datasets.available() if info.name.startswith(name)]
+    return min(known, key=lambda info: len(info.name))  # the dataset itself, where there is one of just this name
 
 
 def paper_table(processor: Processor, config: Config, *, reached: float) -> pd.DataFrame:
@@ -710,20 +713,20 @@ def paper_table(processor: Processor, config: Config, *, reached: float) -> pd.D
         raise InputError(f"reached is {reached}; it must be above 0 and at most 1, the share of the peak")
     rows = []
     for run in paper_runs():
-        vit = transformer_of(run.backbone)
+        vit = transformer_of(run.spec.backbone)
         costs = full = run_costs(run, config, config.batch_images)
         batch = config.batch_images
         if not processor.fits(full["step"].memory):
             batch //= 2
             costs = run_costs(run, config, batch)
         hours = {name: processor.seconds(cost) / reached / 3600 for name, cost in costs.items()}
-        train = _split_sizes(_any_name(run.photographs))["train"]
+        train = _info(run.photographs).split_sizes["train"]
         held = costs["step" if run.training else "clustering"].memory
         rows.append(
             {
                 "table": run.table,
-                "dataset": run.dataset,
-                "backbone": run.backbone,
+                "dataset": run.spec.dataset,
+                "backbone": run.spec.backbone,
                 "clusters": run.clusters,
                 "setting": run.setting,
                 "batch_images": batch if run.training else 0,

@@ -14,9 +14,10 @@ from neuralef import backbones, sizing
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
-from neuralef.graph import kernel
 from neuralef.measuring import Measured
 from neuralef.sizing import Cost, Processor
+from neuralef.tables import VIT_SMALL
+from neuralef.training import kernel_of
 
 TINY = "vit_tiny_patch16_224"
 CONFIG = Config(feature_neighbors=8, pixel_neighbors=(4, 2))
@@ -51,10 +52,22 @@ def test_operations_and_parameters_of_psi_are_those_torch_counts(config):
     assert sizing.psi_parameters(192, 10, config) == sum(parameter.numel() for parameter in psi.parameters())
 
 
-def test_a_row_of_the_kernel_has_no_more_entries_than_counted():
+@pytest.mark.parametrize("pixel_neighbors", [(10, 5), (60, 40), (0, 0)])
+def test_a_row_of_the_kernel_has_no_more_entries_than_counted(pixel_neighbors):
     features, colours = torch.randn(2, 12, 12, 6), torch.rand(2, 12, 12, 3)
-    kappa = kernel(features, colours, feature_neighbors=20)
-    assert kappa.nnz <= 288 * (2 * 20 + 30)
+    config = Config(feature_neighbors=20, pixel_neighbors=pixel_neighbors)
+    kappa = kernel_of(features, colours, config)
+    assert kappa.nnz <= 288 * sizing.row_entries(config)
+
+
+def test_the_paper_s_kernel_has_542_entries_a_row_and_others_what_they_ask_for():
+    assert sizing.row_entries(Config()) == 2 * 256 + 2 * (10 + 5)
+    fewer = Config(pixel_neighbors=(4, 2))
+    assert sizing.row_entries(fewer) == 2 * 256 + 2 * (4 + 2)
+    per_entry = 2 * 100 * 7  # a multiply-add for each of B = 100 rows and K = 7 functions
+    saved = sizing.sparse_objective_cost(100, 7, Config()).operations
+    saved -= sizing.sparse_objective_cost(100, 7, fewer).operations
+    assert saved == per_entry * 18
 
 
 def test_a_store_weighs_what_is_computed(store):
@@ -99,7 +112,7 @@ def test_the_paper_s_runs_are_those_of_its_tables():
     assert {table: len(of_table) for table, of_table in by_table.items()} == {
         "1": 3, "2": 3, "3": 2, "4": 1, "5": 4, "6": 10, "7": 3, "8": 2, "4.4": 1, "9": 3,
     }  # fmt: skip
-    of_imagenet = ("imagenet", "vit_small_patch16_384", 256, "trained_on=imagenet")
+    of_imagenet = ("imagenet", VIT_SMALL, 256, "trained_on=imagenet")
     assert {run.training for run in by_table["8"]} == {of_imagenet}
     assert by_table["7"][1].training == by_table["1"][0].training == by_table["3"][0].training
     assert by_table["4"][0].clusters == 512 and by_table["4"][0].crop == 512
@@ -113,16 +126,16 @@ def test_a_method_is_charged_for_psi_where_it_needs_it():
     hidden, head = 2 * (24 * 400 * 1152**2 + 4 * 400 * 1152 * 64), 2 * 400 * 1152 * 256
     maps, seen = 8 * 320**2 * 256, 50_000 * 100 + 4998 * 400  # 100 iterations on a draw, one pass over all patches
     fewer = 50_000 * 100 + 2_000_000_000 // 1152  # the official code's limit, in numbers
-    run = next(run for run in sizing.paper_runs() if run.table == "1" and run.backbone == "vit_small_patch16_384")
+    run = next(run for run in sizing.paper_runs() if run.table == "1" and run.spec.backbone == VIT_SMALL)
     expected = {
         "kmeans": (5105 * (backbone + maps), 4998 * backbone + 2 * seen * 384 * 256),
         "ours": (5105 * (backbone + hidden + head + maps), 0),
         "ours_star": (5105 * (backbone + hidden + head + maps), 4998 * (backbone + hidden) + 2 * fewer * 1152 * 256),
     }
     for method, operations in expected.items():
-        costs = sizing.run_costs(replace(run, methods=(method,)), Config(), 16)
+        costs = sizing.run_costs(replace(run, spec=replace(run.spec, methods=(method,))), Config(), 16)
         assert (costs["evaluation"].operations, costs["clustering"].operations) == pytest.approx(operations)
-    assert set(run.methods) == set(expected)
+    assert set(run.spec.methods) == set(expected)
     together = sizing.run_costs(run, Config(), 16)
     sums = [sum(operations) for operations in zip(*expected.values(), strict=True)]
     assert [together["evaluation"].operations, together["clustering"].operations] == pytest.approx(sums)
@@ -131,7 +144,7 @@ def test_a_method_is_charged_for_psi_where_it_needs_it():
 def test_half_a_batch_is_taken_where_a_whole_one_does_not_fit():
     table = sizing.paper_table(RTX_3090, Config(), reached=0.5)
     assert len(table) == len(sizing.paper_runs())
-    small = table[table["backbone"] == "vit_small_patch16_384"]
+    small = table[table["backbone"] == VIT_SMALL]
     assert small.query("dataset == 'pascal_context' and table == '1'")["batch_images"].item() == 16
     tight = Processor("tight", 1e12, 1e11, table["full_batch_gb"].min() * 1e9 / 2)
     assert set(sizing.paper_table(tight, Config(), reached=0.5)["batch_images"]) == {8}
