@@ -35,7 +35,7 @@ from neuralef.measuring import measure
 from neuralef.methods import REGISTRY
 from neuralef.reporting import matching_columns, mean_and_interval, mean_and_spread, method_title
 from neuralef.results import append_rows
-from neuralef.scaling import grow, opened, portable
+from neuralef.scaling import fewest_images, grow, opened, portable
 from neuralef.training import train
 
 FILE = "costs.csv"
@@ -128,12 +128,11 @@ def fit(content: dict[str, Any], method: Method, config: Config, clusters: int, 
     """
     store = opened(content)
     epoch = config.updated({"epochs": 1})
-    # The compiled loops are loaded by as few photographs as can be: memory that a warm-up leaves behind is not counted.
-    visible = math.prod(side // config.patch_stride for side in store.grid)
     needed = max(clusters, config.feature_neighbors, config.spectral_neighbors, config.pca_channels) + 1
+    fewest = fewest_images(store, needed, stride=config.patch_stride)
     # Each gives half its segments at least, as a rule, and clusters need as many.
-    least = 1 + max(-(-needed // visible), 2 * clusters // config.deep_spectral_segments)
-    _fit(grow(store, least), method, epoch, clusters, seed)
+    fewest = 1 + max(fewest, 2 * clusters // config.deep_spectral_segments)
+    _fit(grow(store, fewest), method, epoch, clusters, seed)
     return lambda: _fit(store, method, epoch, clusters, seed)
 
 

@@ -15,13 +15,9 @@ products are counted. Photographs are grown out of the ones that are there, see 
 a process of its own and becomes one row of a CSV file, where it is found the next time.
 """
 
-import json
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -41,8 +37,6 @@ from neuralef.measuring import measure
 from neuralef.results import append_rows
 from neuralef.spectral import principal_eigenvectors
 from neuralef.training import kernel_of, train
-
-log = logging.getLogger(__name__)
 
 Side = Literal["exact", "neural"]
 SIDES: tuple[Side, ...] = ("exact", "neural")
@@ -167,6 +161,14 @@ class CountedKernel:
     __matmul__ = matvec
 
 
+def fewest_images(store: FeatureStore, patches: int, *, stride: int = 1) -> int:
+    """Fewest photographs with so many patches, each ``stride``-th of a row and column taken.
+
+    Such a few load the compiled loops before a measurement: memory that a warm-up leaves behind is not counted.
+    """
+    return -(-patches // math.prod(side // stride for side in store.grid))
+
+
 def exact(content: dict[str, Any], images: int, config: Config, clusters: int) -> Callable[[], dict[str, float]]:
     """A side: the kernel over all patches of ``images`` photographs, and its ``clusters`` principal eigenvectors.
 
@@ -178,9 +180,7 @@ def exact(content: dict[str, Any], images: int, config: Config, clusters: int) -
     """
     store = opened(content)
     grown = grow(store, images)
-    least = -(-(config.feature_neighbors + 1) // math.prod(store.grid))
-    _exact(grow(store, least), config, 2)  # loads the compiled loops
-
+    _exact(grow(store, fewest_images(store, config.feature_neighbors + 1)), config, 2)
     return lambda: _exact(grown, config, clusters)
 
 
@@ -189,10 +189,8 @@ def neural(content: dict[str, Any], images: int, config: Config, clusters: int) 
     store = opened(content)
     grown = grow(store, images)
     epoch = config.updated({"epochs": 1})
-    # The compiled loops are loaded by as few photographs as can be: memory that a warm-up leaves behind is not counted.
-    visible = math.prod(side // config.patch_stride for side in store.grid)
-    least = -(-max(clusters, config.feature_neighbors + 1) // visible)
-    train(grow(store, least), epoch, num_eigenfunctions=clusters, seed=0, progress=False)
+    fewest = fewest_images(store, max(clusters, config.feature_neighbors + 1), stride=config.patch_stride)
+    train(grow(store, fewest), epoch, num_eigenfunctions=clusters, seed=0, progress=False)
 
     def trained() -> dict[str, float]:
         began = perf_counter()
@@ -250,10 +248,9 @@ def measure_sizes(
             f"{counts[0] * T} patches are too few for {config.feature_neighbors} neighbours and {clusters} "
             "eigenvectors; raise the smallest of sizes"
         )
-    threads = torch.get_num_threads()
     # A row is found again by all that its numbers depend on: data, settings, code, machine.
-    parts = [store.key, asdict(config), clusters, NOISE, provenance.code_digest(*_MODULES), provenance.device()]
-    setting = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    code = provenance.code_digest(*_MODULES)
+    setting = provenance.digest(store.key, asdict(config), clusters, NOISE, code, provenance.device())
     done = _read(path, setting)
     wanted = [(count, side) for count in counts for side in sides]
     bar = tqdm(wanted, desc="measuring", unit="size", disable=not progress)
@@ -261,12 +258,7 @@ def measure_sizes(
         bar.set_postfix(side=side, patches=count * T)
         if ((done["patches"] == count * T) & (done["side"] == side)).any():
             continue
-        append_rows(
-            path,
-            [_row(setting, side, store, count, config, clusters, threads)],
-            columns=COLUMNS,
-            key=KEY,
-        )
+        append_rows(path, [_row(setting, side, store, count, config, clusters)], columns=COLUMNS, key=KEY)
     rows = _read(path, setting)
     chosen = rows["patches"].isin([count * T for count in counts]) & rows["side"].isin(list(sides))
     return rows[chosen].sort_values(["side", "patches"]).reset_index(drop=True)
@@ -332,9 +324,7 @@ def _exact(store: FeatureStore, config: Config, clusters: int) -> dict[str, floa
     }
 
 
-def _row(
-    setting: str, side: Side, store: FeatureStore, images: int, config: Config, clusters: int, threads: int
-) -> dict[str, Any]:
+def _row(setting: str, side: Side, store: FeatureStore, images: int, config: Config, clusters: int) -> dict[str, Any]:
     patches = images * math.prod(store.grid)
     measured = measure(
         {"exact": exact, "neural": neural}[side],
@@ -343,13 +333,13 @@ def _row(
         config,
         clusters,
         repeats=REPEATS[side],
-        threads=threads,
+        threads=torch.get_num_threads(),
         remedy=f"leave its size of {patches:,} patches out",
     )
-    sha, dirty = provenance.git_state()
     unused = dict.fromkeys(("kernel_s", "solve_s", "entries", "products", "steps"), "")
     return {
         **unused,
+        **{name: value for name, value in provenance.stamp().items() if name in COLUMNS},
         **{name: round(value, 4) for name, value in measured.result.items()},
         "setting": setting,
         "side": side,
@@ -358,11 +348,6 @@ def _row(
         "clusters": clusters,
         "peak_mb": round(measured.peak_mb, 1),
         "process_mb": round(measured.process_mb, 1),
-        "threads": threads,
-        "device": provenance.device(),
-        "git_sha": sha,
-        "dirty": dirty,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -58,6 +58,12 @@ def test_products_are_counted_and_the_answer_is_the_same():
         counted.astype(np.float32)
 
 
+@pytest.mark.parametrize(("patches", "stride", "images"), [(64, 1, 1), (65, 1, 2), (16, 2, 1), (17, 2, 2), (9, 3, 3)])
+def test_a_warm_up_takes_no_more_photographs_than_it_needs(store, patches, stride, images):
+    """A photograph of 8 x 8 patches shows 64, 16 at every second and 4 at every third in both directions."""
+    assert scaling.fewest_images(store, patches, stride=stride) == images
+
+
 def test_sides_do_what_they_say(store):
     content = scaling.portable(store)
     found = scaling.exact(content, 3, CONFIG, 4)()
