@@ -323,6 +323,7 @@ def report(
     from neuralef import reporting
     from neuralef.config import load_profile
     from neuralef.paths import results_root
+    from neuralef.readme import update_readme
 
     headline = (out or results_root(load_profile(profile).name)) / reporting.HEADLINE
     if headline.is_file():
@@ -331,7 +332,7 @@ def report(
     elif not readme:  # which is made of committed results alone
         raise InputError(f"there is no run in {headline.parent}; run `neuralef reproduce --profile {profile}` first")
     if readme:
-        typer.echo("README rewritten" if reporting.update_readme() else "README was up to date")
+        typer.echo("README rewritten" if update_readme() else "README was up to date")
 
 
 def _notebook_parameters(given: Sequence[str]) -> dict[str, Any]:

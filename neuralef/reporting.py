@@ -1,4 +1,4 @@
-"""From ``results.csv`` to tables (CSV, Markdown, LaTeX), the README and the HTML report.
+"""From ``results.csv`` to tables (CSV, Markdown, LaTeX) and the HTML report; :mod:`neuralef.readme` has the README.
 
 Ours come from ``results.csv`` alone; the paper's numbers stand in columns headed "paper" and come from ``paper.csv``.
 Scores are fractions in files and percent where they are printed.
@@ -7,8 +7,6 @@ Scores are fractions in files and percent where they are printed.
 import base64
 import io
 import json
-import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +24,8 @@ from neuralef.evaluation import MATCHINGS
 from neuralef.files import write_bytes, write_text
 from neuralef.findings import VERDICT_COLUMNS, VERDICT_RULE
 from neuralef.intervals import Interval
-from neuralef.paths import PACKAGE, PAPER_NUMBERS, project_root, reference_root, results_root
+from neuralef.paths import PACKAGE, PAPER_NUMBERS, results_root
 from neuralef.results import PARAMETER_COLUMNS, read_results
-
-log = logging.getLogger(__name__)
 
 METHOD_TITLES = {
     "kmeans": "K-means",
@@ -94,7 +90,7 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: If the rows mix datasets, backbones, numbers of clusters or settings.
     """
-    _check_one_setting(results)
+    check_one_setting(results)
     paper = (
         paper_numbers("1")
         .query("dataset == 'pascal_context' and backbone == 'vit_small_patch16_384'")
@@ -111,7 +107,7 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _check_one_setting(results: pd.DataFrame) -> None:
+def check_one_setting(results: pd.DataFrame) -> None:
     """Raise ``ValueError`` if rows mix settings, or hold a method, matching and seed twice."""
     setting = [
         "dataset",
@@ -224,96 +220,25 @@ def save_figure(figure: Figure, folder: Path, stem: str, caption: str) -> Path:
     return path
 
 
-def update_readme(readme: Path | None = None) -> bool:
-    """Rewrite what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` from the committed results.
-
-    Returns:
-        Whether the file changed.
-    """
-    readme = readme or project_root() / "README.md"
-    text = readme.read_text()
-    updated = rendered(text)
-    if updated != text:
-        write_text(readme, updated)
-    return updated != text
-
-
-def rendered(text: str) -> str:
-    """A README with its generated blocks as the committed results give them; ``findings`` only where it has markers.
-
-    Raises:
-        InputError: If it has markers for findings, and none are committed.
-    """
-    blocks = readme_blocks()
-    if "<!-- begin findings -->" in text:
-        blocks["findings"] = findings_block(reference_root("standard"))
-    return render_readme(text, blocks)
-
-
-def render_readme(text: str, blocks: Mapping[str, str]) -> str:
-    """Put generated blocks between their markers.
-
-    Raises:
-        ValueError: If a block has no pair of markers.
-    """
-    for name, content in blocks.items():
-        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        text, count = pattern.subn(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)
-        if count != 1:
-            raise ValueError(f"README must hold one pair of markers for {name}; found {count}")
-    return text
-
-
-def readme_blocks(quick: Path | None = None, studies: Path | None = None) -> dict[str, str]:
-    """The generated parts of the README, from the committed runs of ``quick`` and ``studies``, or those in folders."""
-    results = read_results((quick or reference_root("quick")) / "results.csv")
-    in_float32 = read_results(reference_root("quick_float32") / "results.csv")
-    methods = read_results((studies or reference_root("studies")) / "results.csv")
-    table = benchmark_table(results).to_markdown(index=False, disable_numparse=True)
-    return {
-        "benchmark": f"{table}\n\n{benchmark_caption(results)}",
-        "timing": timing_sentence(results),
-        "float32": float32_sentence(in_float32),
-        "methods": methods_table(methods),
-        "audit": audit_block(studies or reference_root("studies")),
-        "audit_gpu": audit_block(reference_root("bench") / "audit_gpu"),
-        "fidelity": fidelity_sentence(studies or reference_root("studies")),
-        "scaling": scaling_sentence(studies or reference_root("studies")),
-        "gpu": gpu_sentences(reference_root("bench")),
-        "paper_gpu": paper_profile_sentence(read_results(reference_root("bench") / "paper_gpu" / "results.csv")),
-    }
-
-
 def findings_files(folder: Path) -> list[Path]:
     """The verdicts that the notebooks of the paper's tables have written to a results folder, by notebook and table."""
     return sorted((folder / "tables").glob("[0-9][0-9]_findings*.csv"))
 
 
-def findings_block(folder: Path) -> str:
-    """Every finding of the paper's tables: what became of it in the paper's numbers and in ours; Markdown.
-
-    Args:
-        folder: Results folder.
+def all_findings(files: Sequence[Path]) -> tuple[pd.DataFrame, str]:
+    """All verdicts below each other, and what must be known of them: the rule, what each table is of, what all are.
 
     Raises:
-        InputError: If there are none, or they were written by another version.
+        InputError: If a file was written by another version.
     """
-    files = findings_files(folder)
-    if not files:
-        raise InputError(f"{folder / 'tables'} holds no findings; run `neuralef reproduce --profile standard` for them")
-    verdicts, caption = _findings(files)
-    return f"{verdicts.to_markdown(index=False, disable_numparse=True)}\n\n{caption}"
-
-
-def _findings(files: Sequence[Path]) -> tuple[pd.DataFrame, str]:
-    """All verdicts below each other, and what must be known of them: the rule, what each table is of, what all are."""
     frames, settings = [], {}
     for path in files:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if tuple(frame.columns) != VERDICT_COLUMNS:
-            raise InputError(f"{path} has other columns than this version reads; run its notebook again")
+        caption = caption_of(path)
+        if tuple(frame.columns) != VERDICT_COLUMNS or not caption.startswith(VERDICT_RULE):
+            raise InputError(f"{path} has columns or a rule that this version does not read; run its notebook again")
         frames.append(frame)
-        setting = _caption(path).removeprefix(VERDICT_RULE).strip()
+        setting = caption.removeprefix(VERDICT_RULE).strip()
         settings.setdefault(setting, []).extend(frame["table"].unique())
     parts = [setting.removesuffix(".").split("; ") for setting in settings]
     shared = 0
@@ -327,177 +252,18 @@ def _findings(files: Sequence[Path]) -> tuple[pd.DataFrame, str]:
     return pd.concat(frames, ignore_index=True).replace("", "none"), " ".join([VERDICT_RULE, *said])
 
 
-def audit_block(folder: Path) -> str:
-    """What label gradients change, as notebook 30 has written it to a results folder; Markdown.
-
-    Raises:
-        InputError: If it has not run there.
-    """
-    path = folder / "tables" / "30_differences.md"
-    if not path.is_file():
-        raise InputError(f"{path} is missing; run `neuralef reproduce --profile studies --notebook '30*'` for it")
-    return path.read_text().rstrip()
-
-
-def methods_table(results: pd.DataFrame) -> str:
-    """Every method's scores under ``max_iou`` on each dataset, its gain over K-means and its seconds; Markdown.
-
-    Gains are taken seed by seed; seconds are those of training, features apart.
-
-    Raises:
-        ValueError: If the rows of a dataset mix settings, or datasets differ in one that the caption names.
-    """
-    chosen = results[results["matching"] == "max_iou"]
-    fields = ("depth", "patch_stride", "feature_neighbors", "pixel_weight", "precision")
-    named = ("backbone", "clusters", *(f"p_{field}" for field in fields))
-    mixed = [name for name in named if chosen[name].nunique() > 1]
-    if mixed:
-        raise ValueError(f"rows of one table differ in {', '.join(mixed)}, which its caption names once")
-    rows = []
-    for dataset, members in chosen.groupby("dataset", sort=False):
-        _check_one_setting(members)
-        scores = members.pivot(index="seed", columns="method", values="mean_iou")
-        for method, of in members.groupby("method", sort=False):
-            gain = "reference" if method == "kmeans" else mean_and_spread(scores[method] - scores["kmeans"], sign="+")
-            rows.append(
-                {
-                    "dataset": dataset,
-                    "method": method_title(method),
-                    "seeds": of["seed"].nunique(),
-                    "Acc": mean_and_spread(of["accuracy"]),
-                    "mIoU": mean_and_spread(of["mean_iou"]),
-                    "mIoU − K-means": gain,
-                    "training, s": f"{(of['train_s'] + of['cluster_s']).mean():.0f}",
-                }
-            )
-    first = chosen.iloc[0]
-    return (
-        f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n"
-        f"backbone {first['backbone']}; K = {first['clusters']}; psi of depth {first['p_depth']}, trained on one patch "
-        f"in {first['p_patch_stride'] ** 2} with k = {first['p_feature_neighbors']} and alpha = "
-        f"{first['p_pixel_weight']:g}, in {first['p_precision']}; max_iou, percent, mean ± standard deviation over "
-        f"seeds; training on {first['device']}. {IOU_RULE}"
-    )
-
-
-def float32_sentence(results: pd.DataFrame) -> str:
-    """What a run of ``quick`` gave, and took, where the processor has no products in bfloat16."""
-    chosen = results[results["matching"] == "max_iou"]
-    scores = {name: mean_and_spread(of["mean_iou"]) for name, of in chosen.groupby("method", sort=False)}
-    trained, seeds = chosen[chosen["method"] == "ours"], chosen["seed"].nunique()
-    named = [f"{method_title(name)} {score}" for name, score in scores.items()]
-    return (
-        f"One such run, mIoU over {seeds} seeds, max_iou: {'; '.join(named)}. Features of all photographs "
-        f"{chosen['extract_s'].max():.0f} s, training psi {trained['train_s'].mean():.0f} s a seed."
-    )
-
-
-def fidelity_sentence(folder: Path) -> str:
-    """How near psi without quantisation comes to exact eigenvectors, from the tables of notebook 31.
-
-    Args:
-        folder: Results folder.
-    """
-    planted, photographs = (pd.read_csv(folder / "tables" / f"31_{name}.csv") for name in ("graph", "photo"))
-    kernel = _caption(folder / "tables" / "31_photo.csv").split("; ")[0].removeprefix("Kernel of ")
-    planted, plain = planted["correlation, same index"], photographs["correlation, same index"]
-    quantised = photographs["quantised: correlation, matched"]
-    return (
-        f"Without quantisation {len(planted)} functions of psi on a planted graph agree with the exact eigenvectors, "
-        f"in their order, to a correlation of at least {planted.min():.4f}; on a kernel of {kernel}, the first five "
-        f"to at least {plain.head(5).min():.3f}, the first {len(plain)} to {plain.min():.3f}, each on the patches it "
-        f"was fitted to. With quantisation, all else equal, a single function is something else: {quantised.min():.2f} "
-        f"to {quantised.max():.2f} with the eigenvector it is matched to."
-    )
-
-
-def scaling_sentence(folder: Path) -> str:
-    """Seconds of exact decomposition and of neural training at the sizes that have both, from notebook 33's table.
-
-    Args:
-        folder: Results folder.
-    """
-    path = folder / "tables" / "33_measured.csv"
-    frame = pd.read_csv(path, na_values="not run", thousands=",").dropna()
-    exact = frame["kernel, s"] + frame["Lanczos, s"]
-    (epochs,) = (name for name in frame if name.endswith(" epochs, s"))
-    sizes, theirs, ours = (
-        " / ".join(f"{value:,.{0 if value > 10 else 1}f}" for value in values)
-        for values in (frame["patches"], exact, frame[epochs])
-    )
-    return (
-        f"On {sizes} patches, exact decomposition with its kernel took {theirs} s; {epochs.removesuffix(', s')} of "
-        f"neural training, one of which is measured and multiplied, take {ours} s. {_caption(path).split('. ')[0]}."
-    )
-
-
-def gpu_sentences(bench: Path) -> str:
-    """What benchmark ``gpu`` and a training there gave, from their committed rows.
-
-    Args:
-        bench: Folder of the benchmarks' files, and of the rows of that training in ``faithful_gpu``.
-    """
-    measured = pd.read_csv(bench / "gpu.csv").set_index(["case", "quantity"])
-    cases = measured.index.get_level_values("case").unique()
-    steps, savings = [], []
-    for case in cases[cases.str.startswith("step of profile paper")]:
-        seconds, megabytes = (measured.loc[(case, name), "ours_value"] for name in ("time, s", "peak memory, MB"))
-        steps.append(f"{seconds:.3f} s and {megabytes / 1000:.1f} GB in {case.rsplit(', ', 1)[1]}")
-    for case in cases[cases.str.contains("kernel and objective")]:
-        faster, smaller = (measured.loc[(case, name), "ratio"] for name in ("time, s", "peak memory, MB"))
-        savings.append(f"{smaller:.1f} and {faster:.1f} at the size of {case.split(':')[0]}")
-    chosen = read_results(bench / "faithful_gpu" / "results.csv").query("matching == 'max_iou'")
-    first, trained = chosen.iloc[0], chosen[chosen["method"] == "ours"]["train_s"].mean()
-    scores = "; ".join(f"{method_title(row.method)} {100 * row.mean_iou:.1f}" for row in chosen.itertuples())
-    return (
-        f"On one {first['device'].split(';')[0]} a step of profile `paper` takes {', '.join(steps)}. Of kernel and "
-        f"objective, ratios of the dense formulas' memory and time to ours there: {'; '.join(savings)}. The paper's "
-        f"recipe on stored features of {first['dataset']} (K = {first['clusters']}, seed {first['seed']}, "
-        f"{first['p_precision']}, the backbone's weights rounded to half precision) trains psi in {trained:.0f} s "
-        f"there; mIoU, max_iou: {scores}."
-    )
-
-
-def paper_profile_sentence(results: pd.DataFrame) -> str:
-    """What profile ``paper`` scored on photographs that are at hand, without a CRF and with one.
-
-    Args:
-        results: Rows of ``results.csv``, of one dataset and K.
-    """
-    chosen = results[results["matching"] == "max_iou"]
-    first = chosen.iloc[0]
-    scores = []
-    for crf, rows in chosen.groupby("crf", sort=False):
-        by_method = rows.groupby("method", sort=False)["mean_iou"]
-        listed = "; ".join(f"{method_title(method)} {mean_and_spread(values)}" for method, values in by_method)
-        scores.append(listed if crf == "none" else f"with the CRF {listed}")
-    return (
-        f"On {first['dataset']} ({first['backbone']}, K = {first['clusters']}, {chosen['seed'].nunique()} seeds, "
-        f"{first['p_precision']} on one {first['device'].split(';')[0]}), mIoU, max_iou: {'; '.join(scores)}."
-    )
-
-
-def timing_sentence(results: pd.DataFrame) -> str:
-    """Where the reference numbers were measured and how long the parts took."""
-    first = results.iloc[0]
-    trained = results[(results["method"] == "ours") & (results["matching"] == "max_iou")]
-    return (
-        f"Measured on {first['device']}: features of all photographs {first['extract_s']:.0f} s, training psi "
-        f"{trained['train_s'].mean():.0f} s a seed, at most {results['peak_rss_mb'].max() / 1000:.1f} GB of memory."
-    )
-
-
-def _caption(table: Path) -> str:
+def caption_of(table: Path) -> str:
+    """What :func:`write_table` wrote under a table."""
     return table.with_suffix(".md").read_text().rstrip().split("\n\n", 1)[1]
 
 
 def _table_section(path: Path) -> Section:
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return Section(_title(path), frame.to_html(index=False, border=0), _caption(path))
+    return Section(_title(path), frame.to_html(index=False, border=0), caption_of(path))
 
 
 def _findings_section(files: Sequence[Path]) -> Section:
-    verdicts, caption = _findings(files)
+    verdicts, caption = all_findings(files)
     return Section("Finding by finding, paper beside ours", verdicts.to_html(index=False, border=0), caption)
 
 
