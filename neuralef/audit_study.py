@@ -52,7 +52,7 @@ from neuralef.intervals import (
     paired_gains,
 )
 from neuralef.paths import cache_root
-from neuralef.reporting import METHOD_TITLES, mean_and_interval, mean_and_spread
+from neuralef.reporting import METHOD_TITLES, markdown, mean_and_interval, mean_and_spread
 from neuralef.results import COLUMNS, append_rows, check_columns
 
 FILE = "audit.csv"
@@ -341,7 +341,7 @@ class Comparison:
 
     def sentence(self) -> str:
         """What the numbers say, in Markdown; percent and points."""
-        title = TITLES[self.method].replace("*", r"\*")
+        title = markdown(TITLES[self.method])
         overlap = "overlap" if self.without.overlaps(self.with_gradient) else "do not overlap"
         without, with_gradient = mean_and_interval(self.without), mean_and_interval(self.with_gradient)
         return (

@@ -33,7 +33,7 @@ from neuralef.features import FeatureStore
 from neuralef.intervals import Interval, paired_difference_interval, paired_gains
 from neuralef.measuring import measure
 from neuralef.methods import REGISTRY
-from neuralef.reporting import matching_columns, mean_and_interval, mean_and_spread, method_title
+from neuralef.reporting import markdown, matching_columns, mean_and_interval, mean_and_spread, method_title
 from neuralef.results import append_rows
 from neuralef.scaling import fewest_images, grow, opened, portable
 from neuralef.training import train
@@ -499,7 +499,7 @@ def _experiment_ids(rows: pd.DataFrame, method: Method) -> list[str]:
 
 
 def _escaped(method: Method) -> str:
-    return method_title(method).replace("*", r"\*")
+    return markdown(method_title(method))
 
 
 def _number(value: float) -> str:

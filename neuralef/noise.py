@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
-from neuralef.reporting import mean_and_spread, method_title
+from neuralef.reporting import markdown, mean_and_spread, method_title
 from neuralef.tables import Table
 
 LEVEL = 0.95
@@ -194,9 +194,8 @@ def spread_table(spreads: Mapping[str, Spread]) -> pd.DataFrame:
 
 def sentence(title: str, found: Spread) -> str:
     """The verdict on one ablation in Markdown."""
-    title = title.replace("*", r"\*")
-    ends = f"{100 * found.width:.1f} points between best ({found.best}) and worst ({found.worst})"
-    ends = ends.replace("*", r"\*")
+    title = markdown(title)
+    ends = markdown(f"{100 * found.width:.1f} points between best ({found.best}) and worst ({found.worst})")
     if found.seeds == 1:
         return f"{title}: {ends}; one seed shows no noise, so nothing is decided."
     beyond = f"; {100 * found.share:.0f} % of the variance between the means is beyond noise" if found.exceeds else ""
@@ -239,7 +238,7 @@ def single_runs(papers: Mapping[str, pd.DataFrame], spreads: Mapping[str, Spread
 
 def family_sentence(spreads: Mapping[str, Spread]) -> str:
     """Whether the rarest of several ablations is beyond what so many would show by chance (Bonferroni), in Markdown."""
-    chances = {title.replace("*", r"\*"): found.p_value for title, found in spreads.items() if found.seeds > 1}
+    chances = {markdown(title): found.p_value for title, found in spreads.items() if found.seeds > 1}
     if not chances:
         return "one seed shows no noise, so nothing is decided"
     rarest = min(chances, key=chances.__getitem__)

@@ -62,6 +62,11 @@ def method_title(method: str) -> str:
     return METHOD_TITLES.get(method, method)
 
 
+def markdown(text: str) -> str:
+    """Text as Markdown prints it: the star of Ours* begins no emphasis."""
+    return text.replace("*", r"\*")
+
+
 def mean_and_interval(interval: Interval, *, sign: str = "") -> str:
     """Fractions as percent, ``estimate (low to high)``; ``sign="+"`` shows their signs."""
     estimate, low, high = (f"{100 * value:{sign}z.1f}" for value in (interval.estimate, interval.low, interval.high))

@@ -30,7 +30,7 @@ from neuralef.findings import VERDICT_COLUMNS, Setting
 from neuralef.findings import VERDICT_RULE as VERDICT_RULE  # notebooks write it under a table's findings
 from neuralef.methods import REGISTRY
 from neuralef.provenance import digest
-from neuralef.reporting import IOU_RULE, NOT_IN_PAPER, mean_and_spread, method_title, paper_numbers
+from neuralef.reporting import IOU_RULE, NOT_IN_PAPER, markdown, mean_and_spread, method_title, paper_numbers
 from neuralef.results import read_results
 from neuralef.studies import described
 from neuralef.tables import PEERS, VIT_SMALL, Spec, Table
@@ -541,7 +541,7 @@ def verdict_lines(verdicts: pd.DataFrame) -> str:
     """Markdown list, one sentence for each finding of :meth:`TableStudy.verdicts`."""
     lines = []
     for row in verdicts.to_dict("records"):
-        text = row["finding"].replace("*", r"\*")
+        text = markdown(row["finding"])
         sides = []
         for side, differences in (("paper", "paper's differences"), ("here", "differences here")):
             size = f" (mean differences: {row[differences]})" if row[differences] else ""

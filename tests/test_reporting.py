@@ -75,6 +75,10 @@ def test_a_method_without_a_title_has_its_name():
     assert reporting.method_title("ours_tomorrow") == "ours_tomorrow"
 
 
+def test_the_star_of_a_title_is_no_emphasis_in_markdown():
+    assert reporting.markdown("Ours* beats Ours*, K-means does not") == r"Ours\* beats Ours\*, K-means does not"
+
+
 def test_tables_of_datasets_stand_below_each_other():
     table = reporting.stacked({"here": pd.DataFrame({"a": ["1", "2"]}), "there": pd.DataFrame({"a": ["3"]})})
     assert table.to_dict("list") == {"dataset": ["here", "here", "there"], "a": ["1", "2", "3"]}
