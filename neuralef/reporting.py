@@ -7,6 +7,7 @@ Scores are fractions in files and percent where they are printed.
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,31 @@ NOT_IN_PAPER = "not in paper"
 HEADLINE = "headline.txt"
 """File of a results folder that says what photographs and backbone its numbers are of."""
 FIGURE_DPI = 150
+_LATEX = {
+    **{special: f"\\{special}" for special in "%_&#${}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "[": "{[}",  # one that begins a row would be an argument of the line break before it
+    **{sign: f"${sign}$" for sign in "<>|"},  # other signs in the font that pdflatex starts with
+    "\N{MINUS SIGN}": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "²": "$^2$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "→": r"$\to$",
+    "–": "--",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "κ": r"$\kappa$",
+    "λ": r"$\lambda$",
+    "τ": r"$\tau$",
+    "ψ": r"$\psi$",
+    "Λ": r"$\Lambda$",
+}
+_NOT_IN_LATEX = re.compile("[^\x00-\x7fÀ-ž]|[ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲų]")  # its first font has no sign for those letters
 
 
 def paper_numbers(table: str | None = None) -> pd.DataFrame:
@@ -65,6 +91,16 @@ def method_title(method: str) -> str:
 def markdown(text: str) -> str:
     """Text as Markdown prints it: the star of Ours* begins no emphasis."""
     return text.replace("*", r"\*")
+
+
+def latex(text: str) -> str:
+    """Text as plain pdflatex prints it; a character that it does not know stands as its code point.
+
+    What stands between backticks, as Markdown has code, is set as code.
+    """
+    printed = text.translate(str.maketrans(_LATEX))
+    printed = re.sub("`([^`]*)`", r"\\texttt{\1}", printed).replace("`", r"\`{}")
+    return _NOT_IN_LATEX.sub(lambda found: f"U+{ord(found[0]):04X}", printed)
 
 
 def mean_and_interval(interval: Interval, *, sign: str = "") -> str:
@@ -156,9 +192,10 @@ def write_table(frame: pd.DataFrame, folder: Path, stem: str, caption: str) -> P
         The Markdown file.
     """
     write_text(folder / f"{stem}.csv", frame.to_csv(index=False))
-    escaped = caption.replace("%", r"\%").replace("_", r"\_")
-    body = frame.to_latex(index=False, escape=True)
-    write_text(folder / f"{stem}.tex", f"\\begin{{table}}\n{body}\\caption{{{escaped}}}\n\\end{{table}}\n")
+    cells = frame.map(lambda cell: latex(cell) if isinstance(cell, str) else cell)
+    cells.columns = [latex(str(name)) for name in frame.columns]
+    body = cells.to_latex(index=False, escape=False)
+    write_text(folder / f"{stem}.tex", f"\\begin{{table}}\n{body}\\caption{{{latex(caption)}}}\n\\end{{table}}\n")
     return write_text(folder / f"{stem}.md", f"{frame.to_markdown(index=False, disable_numparse=True)}\n\n{caption}\n")
 
 

@@ -15,7 +15,7 @@ from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS
 from neuralef.findings import VERDICT_COLUMNS, VERDICT_RULE
 from neuralef.intervals import Interval
-from neuralef.paths import reference_root
+from neuralef.paths import project_root, reference_root
 from neuralef.results import append_rows, read_results
 
 matplotlib.use("agg")
@@ -174,21 +174,73 @@ def test_a_table_is_written_as_csv_markdown_and_latex(tmp_path, small_table):
     assert lines[-2:] == ["", CAPTION]
 
 
-def test_latex_escapes_what_latex_would_read_as_something_else(tmp_path, small_table):
-    text = reporting.write_table(small_table, tmp_path, "table", CAPTION).with_suffix(".tex").read_text()
-    assert r"100\% of stanford\_background" in text
-    assert r"max\_iou Acc" in text
-    assert not re.search(r"(?<!\\)[%_]", text)
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\caption{") == 1
+NASTY = "a&b #1 50% $x$ {y} ~ ^ ψ ≥ a_b \\"
+NASTY_IN_LATEX = r"a\&b \#1 50\% \$x\$ \{y\} \textasciitilde{} \textasciicircum{} $\psi$ $\geq$ a\_b \textbackslash{}"
+
+
+@pytest.fixture
+def nasty_table():
+    return pd.DataFrame({NASTY: [NASTY, "[0, 1]", "Ours > K-means | é đ"], "share": [0.25, 0.5, 1.0]})
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        (NASTY, NASTY_IN_LATEX),
+        ("Ours* − K-means, 1.0 ± 0.2, 2 × 3", r"Ours* $-$ K-means, 1.0 $\pm$ 0.2, 2 $\times$ 3"),
+        ("[0 < a | b > 1]", "{[}0 $<$ a $|$ b $>$ 1]"),
+        ("`p_` and `here`, not `there", r"\texttt{p\_} and \texttt{here}, not \`{}there"),
+        ("Zoë, Ã, Čapek", "Zoë, Ã, Čapek"),
+        ("đ 空", "U+0111 U+7A7A"),
+        ("", ""),
+    ],
+)
+def test_latex_prints_what_it_would_read_as_something_else(text, printed):
+    assert reporting.latex(text) == printed
+
+
+def test_headings_cells_and_caption_are_escaped_alike_and_numbers_stay_numbers(tmp_path, nasty_table):
+    text = reporting.write_table(nasty_table, tmp_path, "table", NASTY).with_suffix(".tex").read_text()
+    assert text.splitlines() == [
+        r"\begin{table}",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        rf"{NASTY_IN_LATEX} & share \\",
+        r"\midrule",
+        rf"{NASTY_IN_LATEX} & 0.250000 \\",
+        r"{[}0, 1] & 0.500000 \\",
+        r"Ours $>$ K-means $|$ é U+0111 & 1.000000 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\caption{{{NASTY_IN_LATEX}}}",
+        r"\end{table}",
+    ]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(tmp_path, small_table):
-    reporting.write_table(small_table, tmp_path, "table", CAPTION)
+def test_latex_compiles(tmp_path, nasty_table):
+    reporting.write_table(nasty_table, tmp_path, "table", f"{NASTY} {CAPTION}")
     document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}\end{document}"
     (tmp_path / "page.tex").write_text(document)
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "page.tex"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0
+
+
+COMMITTED = sorted(project_root().glob("results/reference/**/*.tex"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_committed_latex_is_what_would_be_written(tmp_path, path):
+    text = path.read_text()
+    assert not re.search("[^\x00-\x7fÀ-ÖØ-öø-ž]", text)
+    *_, caption, _ = text.splitlines()
+    inner = caption.removeprefix(r"\caption{").removesuffix("}")
+    bare = re.sub(r"\\[%_&#${}]|\$\\[a-z]+\$|\$[-<>|]\$|\\texttt\{(?:[^{}\\]|\\_)*\}|\\text[a-z]+\{\}", "", inner)
+    assert not set(bare) & set("%_&#${}\\~^`<>|")
+    cells = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)
+    again = reporting.write_table(cells, tmp_path, "again", reporting.caption_of(path)).with_suffix(".tex")
+    columns = re.compile(r"(?<=\{tabular\}\{)[lr]+")  # numbers, which a file of text does not tell, stand to the right
+    assert columns.sub("", again.read_text()) == columns.sub("", text)
 
 
 class Links(HTMLParser):
