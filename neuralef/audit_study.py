@@ -42,7 +42,14 @@ from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Scores, score, score_mapping
-from neuralef.experiments import Experiment, Workbench, check_same_features, open_workbench, score_columns
+from neuralef.experiments import (
+    Experiment,
+    Workbench,
+    check_same_features,
+    open_workbench,
+    score_columns,
+    warn_of_absent_classes,
+)
 from neuralef.files import ensure_writable_folder, read_checked_tensors, tensors_digest, write_checked_tensors
 from neuralef.intervals import (
     Interval,
@@ -110,9 +117,14 @@ class Audit:
         """Labels of what psi is trained on: the stored images, or random crops of them.
 
         Raises:
-            InputError: If a training image has no label.
+            InputError: If a training image has no label, or no pixel has one.
         """
         stored = self.stored_labels  # read whole for crops too: a missing label is to be met before the first training
+        if not stored.counts.any():
+            raise InputError(
+                f"no pixel of the training images of {self.bench.dataset_name} has a label, so that no gradient can "
+                "come from one; check them"
+            )
         if not config.augment:
             return stored
         dataset = self.bench.dataset
@@ -272,7 +284,9 @@ def run_audit(
         audit.labels(experiments[0].config)  # a missing label is to be met now, not after the first training
     bar = tqdm(work, desc=f"audit of {audit.bench.dataset_name}", unit="training", disable=not progress)
     rows = [row for experiment, variant in bar for row in audit.run(experiment, variant)]
-    return pd.DataFrame(rows, columns=AUDIT_COLUMNS)
+    frame = pd.DataFrame(rows, columns=AUDIT_COLUMNS)
+    warn_of_absent_classes(audit.bench.dataset, counts_of(frame, out, variants[0], CLUSTERINGS[0])[0].sum(axis=(0, 1)))
+    return frame
 
 
 def counts_path(out: Path, audit_id: str, variant: str, method: str) -> Path:

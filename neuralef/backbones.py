@@ -493,12 +493,17 @@ def _network(spec: BackboneSpec, *, checkpoint: str | Path | None, pretrained: b
 
 
 def _is_transformer(network: nn.Module) -> bool:
-    """Whether it reads any grid of patches: by resampled positions, or by rotary ones that are made for the grid."""
+    """Whether it reads any grid of patches: by resampled positions, or by rotary ones that are made for the grid.
+
+    A hybrid, whose patches are cut from a CNN's features, counts them in pixels of those, not of the image.
+    """
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer_hybrid import HybridEmbed
 
     rotary = isinstance(network, Eva) and network.pos_embed is None and network.dynamic_img_size
-    return rotary or isinstance(network, VisionTransformer)
+    plain = isinstance(network, VisionTransformer) and not isinstance(network.patch_embed, HybridEmbed)
+    return rotary or plain
 
 
 def _load_checkpoint(network: nn.Module, path: Path) -> None:

@@ -34,6 +34,9 @@ FEW_STEPS, ENOUGH_STEPS = 200, 1000
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ends, as shells have it."""
 
+NO_PLACE_FOR_LOOPS = "no locator available"
+"""What numba says where it cannot keep what it compiles."""
+
 app = typer.Typer(
     help="Executable companion to 'Learning Neural Eigenfunctions for Unsupervised Semantic Segmentation' (ICCV 2023).",
     no_args_is_help=True,
@@ -262,19 +265,12 @@ def _photographs(given: list[Path], out: Path) -> list[Path]:
     return found
 
 
-def _refuse_to_replace(cluster_map: Path, overlay: Path) -> None:
-    """Raise ``InputError`` if either file is there and is not what ``segment`` has written before."""
-    from PIL import Image
+def _refuse_to_replace(*targets: Path) -> None:
+    """Raise ``InputError`` if one of the files is there and is not what ``segment`` has written before."""
+    from neuralef.files import is_our_png
 
-    known = False
-    if cluster_map.is_file():
-        try:
-            with Image.open(cluster_map) as image:
-                known = image.mode == "I;16"
-        except OSError:
-            pass
-    for path in (cluster_map, overlay):
-        if path.is_file() and not known:
+    for path in targets:
+        if path.exists() and not is_our_png(path):
             raise InputError(f"{path} exists and is not a map of clusters; move it, or choose another --out")
 
 
@@ -456,6 +452,13 @@ def main() -> None:
         typer.echo(f"error: {where}: {error.strerror}; mend that, or give another path, then run again", err=True)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
+        if NO_PLACE_FOR_LOOPS in str(error):
+            typer.echo(
+                "error: neither the package's folder nor the home folder can be written, and compiled loops are kept "
+                "there; set NUMBA_CACHE_DIR to a folder that can",
+                err=True,
+            )
+            sys.exit(2)
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         said = str(error).partition("\n")[0] or "out of memory"
@@ -464,5 +467,5 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as stop:  # typer makes the one the other
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
             raise
-        typer.echo("interrupted; the same command continues where it stopped", err=True)
+        typer.echo("interrupted; the same command takes up what was complete", err=True)
         sys.exit(INTERRUPTED)

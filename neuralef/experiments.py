@@ -347,7 +347,6 @@ class Workbench:
             raise InputError(
                 f"no pixel of the {images} evaluated images of {self.dataset.name} has a label; check them"
             )
-        _warn_of_absent_classes(self.dataset, labelled)
 
     def seconds_per_image(self, head: ClusterHead, images: int = 8) -> float:
         """What a new image costs beyond what all methods share, which is reading it and one pass of the backbone.
@@ -535,6 +534,7 @@ def _run(
             for job in group:
                 record = read_json(job.record_path, "experiment_id")
                 rows[job.experiment_id] += _store_rows(out, job.experiment, record, bench)
+    warn_of_absent_classes(bench.dataset, np.array(record["counts"]).sum(axis=0))
     return list(rows.values())
 
 
@@ -673,7 +673,8 @@ def _evaluate(
     return list(zip(jobs, records, tables, strict=True))
 
 
-def _warn_of_absent_classes(dataset: Dataset, pixels: np.ndarray) -> None:
+def warn_of_absent_classes(dataset: Dataset, pixels: np.ndarray) -> None:
+    """Say which classes of one's own dataset no label holds, by labelled pixels, ``(C,)``: more often a mistake."""
     absent = [semantic.name for semantic, count in zip(dataset.classes, pixels, strict=True) if not count]
     if absent and dataset.name.startswith(datasets.PREFIX):  # one's own: others are known to be as they are
         log.warning(

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from neuralef.errors import InputError
@@ -80,11 +81,25 @@ def write_json(path: Path, document: Any) -> Path:
     return write_text(path, json.dumps(document, indent=1) + "\n")
 
 
+SOFTWARE = "neuralef"
+"""What PNG files of ours name as their software."""
+
+
 def write_png(path: Path, pixels: np.ndarray) -> Path:
-    """:func:`write_bytes` of an image: ``(H, W)``, uint8 or uint16, or RGB ``(H, W, 3)``, uint8."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="png")
+    """:func:`write_bytes` of an image: ``(H, W)``, uint8 or uint16, or RGB ``(H, W, 3)``, uint8; it names its maker."""
+    content, about = io.BytesIO(), PngInfo()
+    about.add_text("Software", SOFTWARE)
+    Image.fromarray(pixels).save(content, format="png", pnginfo=about)
     return write_bytes(path, content.getvalue())
+
+
+def is_our_png(path: Path) -> bool:
+    """Whether a file is an image that :func:`write_png` has written."""
+    try:
+        with Image.open(path) as image:
+            return image.format == "PNG" and image.text.get("Software") == SOFTWARE
+    except (OSError, SyntaxError, ValueError):
+        return False
 
 
 def read_json(path: Path, *needed: str) -> dict[str, Any]:

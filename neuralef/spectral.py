@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 import torch.nn.functional as F
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from neuralef.errors import InputError
@@ -42,17 +42,24 @@ def principal_eigenvectors(kernel: sp.csr_array | np.ndarray, num_eigenvectors: 
         ``(N, num_eigenvectors)``; the entry of largest magnitude of each is positive.
 
     Raises:
-        InputError: If that many cannot be had.
+        InputError: If that many cannot be had, or eigenvalues lie so close together that the iteration does not end.
     """
     N = kernel.shape[0]
     if not 1 <= num_eigenvectors < N:
         raise InputError(f"{num_eigenvectors} eigenvectors were asked of a kernel over {N} patches; ask for 1..{N - 1}")
-    starts = np.random.default_rng(0).standard_normal((2, N))  # ARPACK's own start is random
+    rng = np.random.default_rng(0)  # ARPACK's own start is random
     kernel = kernel.astype(np.float64)
-    values, vectors = eigsh(kernel, k=num_eigenvectors, which="LA", v0=starts[0])
-    while (missed := _missed(kernel, values, vectors, starts[1])) is not None:
-        least = values.argmin()
-        values[least], vectors[:, least] = missed
+    try:
+        values, vectors = eigsh(kernel, k=num_eigenvectors, which="LA", v0=rng.standard_normal(N))
+        # A new start for every search: what is left of an eigenspace is orthogonal to the one that found a part of it.
+        while (missed := _missed(kernel, values, vectors, rng.standard_normal(N))) is not None:
+            least = values.argmin()
+            values[least], vectors[:, least] = missed
+    except ArpackNoConvergence as error:
+        raise InputError(
+            f"{num_eigenvectors} eigenvectors of a kernel over {N} patches cannot be told from the next ({error}); ask "
+            "for another number, or give a kernel that was normalised in double precision"
+        ) from error
     order = np.argsort(-values)
     values, vectors = values[order], vectors[:, order]
     largest = np.abs(vectors).argmax(axis=0)

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 
+CHECKPOINT_SECONDS = 60
+"""A checkpoint is written after so long at the latest: a step on random crops takes seconds without a GPU."""
+
 SEED_STRIDE = 0x9E3779B9
 """2**32 over the golden ratio, whose multiples modulo 2**32 lie far apart: of ten seeds, 200 million steps and more."""
 
@@ -221,7 +224,7 @@ def run_steps(
     history, seconds_before = _resume(folder, identity, network, optimizer, step_type) if folder else ([], 0.0)
     if 0 < len(history) < total:
         log.info("continuing after step %d of %d from %s", len(history), total, folder)
-    began, seconds = perf_counter(), seconds_before
+    began, seconds, saved = perf_counter(), seconds_before, seconds_before
     bar = tqdm(range(len(history), total), desc=description, unit="step", disable=not progress or len(history) == total)
     for step in bar:
         done = take_step(step=step)
@@ -233,8 +236,10 @@ def run_steps(
         history.append(done)
         bar.set_postfix(loss=f"{done.loss:.4f}", rayleigh=f"{done.mean_rayleigh:.3f}", refresh=False)
         seconds = seconds_before + perf_counter() - began
-        if folder and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
+        due = (step + 1) % checkpoint_every == 0 or seconds - saved > CHECKPOINT_SECONDS or step + 1 == total
+        if folder and due:
             _save(folder, identity, network, optimizer, history, seconds)
+            saved = seconds
     return history, seconds
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from test_experiments import CONFIG, EXPERIMENT, on_folder
 from trees import write_folder_dataset
 
@@ -239,3 +240,21 @@ def test_an_audit_that_cannot_be_continued_is_named_before_anything_is_trained(t
     (tmp_path / "audit.csv").write_text("a,b\n")
     with pytest.raises(InputError, match=r"audit\.csv has other columns"):
         run_audit(SEEDS, tmp_path, progress=False)
+
+
+def test_an_audit_without_a_labelled_training_pixel_is_refused(tmp_path):
+    write_folder_dataset(tmp_path / "data")
+    for path in (tmp_path / "data" / "labels" / "train").iterdir():
+        Image.fromarray(np.full_like(Image.open(path), 255)).save(path)
+    with pytest.raises(InputError, match=r"no pixel of the training images of .* has a label"):
+        run_audit([on_folder(f"folder:{tmp_path / 'data'}")], tmp_path / "out", progress=False)
+    assert not list((tmp_path / "out").glob("audit/*/*"))
+
+
+def test_an_audit_without_a_labelled_pixel_to_score_keeps_nothing(tmp_path):
+    write_folder_dataset(tmp_path / "data")
+    for path in (tmp_path / "data" / "labels" / "val").iterdir():
+        Image.fromarray(np.full_like(Image.open(path), 255)).save(path)
+    with pytest.raises(InputError, match=r"no pixel of the 3 evaluated images of .* has a label"):
+        run_audit([on_folder(f"folder:{tmp_path / 'data'}")], tmp_path / "out", variants=("none",), progress=False)
+    assert not list((tmp_path / "out").glob("audit/*/*"))

@@ -150,7 +150,7 @@ def test_an_unknown_backbone_is_named_with_the_known_ones():
         build("vit_enormous")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "vit_small_r26_s32_224"])
 def test_a_network_that_is_no_plain_transformer_is_refused(name):
     with pytest.raises(InputError, match=f"{name} is neither a plain timm VisionTransformer"):
         build(name, pretrained=False)

@@ -217,6 +217,11 @@ def test_segment_replaces_its_own_maps_and_nothing_else(monkeypatch, capsys, tmp
         assert_one_error(*call(monkeypatch, capsys, *arguments), f"{name} exists and is not a map of clusters")
         assert Image.open(tmp_path / name).size == (10, 10)
         (tmp_path / name).unlink()
+    scan = np.full((70, 50), 4096, dtype=np.uint16)  # of the mode that maps have
+    Image.fromarray(scan).save(tmp_path / "holiday.png")
+    assert_one_error(*call(monkeypatch, capsys, *arguments), "holiday.png exists and is not a map of clusters")
+    assert (np.asarray(Image.open(tmp_path / "holiday.png")) == scan).all()
+    (tmp_path / "holiday.png").unlink()
     for _ in range(2):
         assert call(monkeypatch, capsys, *arguments)[0] == 0
     assert Image.open(tmp_path / "holiday.png").mode == "I;16"
@@ -338,7 +343,7 @@ def test_an_interruption_says_that_the_command_continues(monkeypatch, capsys, tm
     monkeypatch.setattr("neuralef.experiments.run_experiment", interrupt)
     status, _, err = call(monkeypatch, capsys, *RUN, tmp_path)
     assert status == cli.INTERRUPTED
-    assert err.splitlines()[-1] == "interrupted; the same command continues where it stopped"
+    assert err.splitlines()[-1] == "interrupted; the same command takes up what was complete"
 
 
 @pytest.mark.parametrize(
@@ -355,6 +360,14 @@ def test_too_little_memory_is_an_error_in_one_line(monkeypatch, capsys, tmp_path
 
     monkeypatch.setattr("neuralef.experiments.run_experiment", fail)
     assert_one_error(*call(monkeypatch, capsys, *RUN, tmp_path), "allocate 4")
+
+
+def test_nowhere_to_keep_compiled_loops_is_an_error_in_one_line(monkeypatch, capsys, tmp_path):
+    def fail(*_, **__):
+        raise RuntimeError("cannot cache function 'keep_largest': no locator available for file 'loops.py'")
+
+    monkeypatch.setattr("neuralef.experiments.run_experiment", fail)
+    assert_one_error(*call(monkeypatch, capsys, *RUN, tmp_path), "set NUMBA_CACHE_DIR to a folder that can")
 
 
 def test_other_errors_of_torch_keep_their_traceback(monkeypatch, tmp_path):

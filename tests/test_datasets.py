@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from trees import HEIGHT, WIDTH, Response, cut_in_half, pack_tar, pack_zip, save_image, save_label
 
 from neuralef import datasets
@@ -260,6 +261,23 @@ def test_folder_duplicate_stem(tmp_path):
         FolderDataset(tmp_path)
 
 
+def test_labels_of_a_camera_or_a_mac_are_found(tmp_path):
+    folder = make_folder(tmp_path)
+    composed, apart = "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}"
+    for split, name, label_name in (("train", composed, f"{apart}.png"), ("val", "IMG_1", "IMG_1.PNG")):
+        save_image(folder / "images" / split / f"{name}.jpg")
+        label = save_label(folder / "labels" / split / "label.png", np.zeros((HEIGHT, WIDTH), dtype=np.uint8))
+        label.rename(label.with_name(label_name))
+    dataset = FolderDataset(tmp_path)
+    assert not dataset.label(composed).any()
+    assert not dataset.label("IMG_1").any()
+
+
+def test_a_slash_at_the_end_of_a_folder_is_no_other_dataset(tmp_path):
+    make_folder(tmp_path)
+    assert FolderDataset(f"{tmp_path}/").name == FolderDataset(str(tmp_path)).name
+
+
 @pytest.mark.parametrize("name", ["album", "raw.heic", "notes.txt"])
 def test_what_is_no_photograph_is_named(tmp_path, name):
     path = make_folder(tmp_path) / "images" / "train" / name
@@ -311,6 +329,40 @@ def test_photographs_are_turned_upright_as_their_exif_data_say(tmp_path, orienta
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
     assert np.array_equal(read_image(path), upright)
     assert image_size(path) == (4, 6)
+
+
+def test_a_photograph_with_a_long_history_is_whole(tmp_path):
+    about = PngInfo()
+    about.add_text("XML:com.adobe.xmp", "edited " * 400_000, zip=True)
+    Image.new("RGB", (4, 3), (10, 20, 30)).save(tmp_path / "a.png", pnginfo=about)
+    assert (read_image(tmp_path / "a.png") == [10, 20, 30]).all()
+
+
+def test_what_pillow_says_in_other_words_is_damage_too(tmp_path):
+    header = b"IHDR" + bytes(4)  # of 13 bytes in truth
+    chunk = (4).to_bytes(4) + header + zlib.crc32(header).to_bytes(4)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    with pytest.raises(InputError, match=r"a\.png is damaged \(Truncated IHDR chunk\); replace the file"):
+        read_image(tmp_path / "a.png")
+
+
+def test_photographs_of_twelve_bits_are_warned_of_once_in_a_folder(tmp_path, caplog):
+    for name, largest in (("a", 4095), ("b", 4095)):
+        Image.fromarray(np.array([[0, largest]], np.uint16)).save(tmp_path / f"{name}.png")
+        read_image(tmp_path / f"{name}.png")
+    assert caplog.text.count("multiply them, by 16 where they have 12 bits") == 1
+
+
+@pytest.mark.parametrize(
+    ("tags", "fault"),
+    [({262: 0}, "16 bits whose 0 is white"), ({}, "2 pages"), ({258: 8, 339: 2}, "signed values of 8 bits")],
+)
+def test_tiff_that_would_be_misread_is_refused(tmp_path, tags, fault):
+    pixels = np.zeros((3, 4), dtype=np.uint8 if 258 in tags else np.uint16)
+    pages = {"save_all": True, "append_images": [Image.fromarray(pixels)]} if not tags else {}
+    Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo=tags, **pages)
+    with pytest.raises(InputError, match=rf"a\.tif holds {fault}; save it as PNG"):
+        read_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "RGBA", "CMYK"])
@@ -651,6 +703,15 @@ def test_prepared_folder_without_layout_says_how_to_start_over(tmp_path):
 
 
 # prepare
+
+
+def test_an_archive_in_the_folder_that_it_would_replace_is_kept(tmp_path):
+    archive = tmp_path / "camvid" / "CamVid-trainval.tar"
+    archive.parent.mkdir()
+    archive.write_bytes(b"11 GB from behind a login")
+    with pytest.raises(InputError, match="which its content replaces; move it to"):
+        datasets.prepare("camvid", archive=archive, root=tmp_path)
+    assert archive.read_bytes() == b"11 GB from behind a login"
 
 
 def test_prepare_from_a_given_archive(tmp_path, full_stanford, caplog):

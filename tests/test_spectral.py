@@ -3,6 +3,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
+from scipy.sparse.linalg import ArpackNoConvergence
 from sklearn.cluster import SpectralClustering
 from sklearn.metrics import normalized_mutual_info_score
 
@@ -43,6 +44,24 @@ def test_no_copy_of_a_multiple_eigenvalue_is_missed(parts, number):
     values, vectors = spectral.principal_eigenvectors(sp.csr_array(sp.block_diag([triangle] * parts)), number)
     np.testing.assert_allclose(values, np.where(np.arange(number) < parts, 1.0, -0.5), atol=1e-8)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(number), atol=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_part_of_a_graph_is_missed(seed):
+    """Eight parts of unlike blocks: whatever is left of the eigenspace has to be found by a start of its own."""
+    groups = np.repeat(np.arange(8), 15)
+    points = 4 * np.eye(16)[groups] + 0.3 * np.random.default_rng(seed).standard_normal((120, 16))
+    landmarks = spectral.landmark_eigenvectors(torch.from_numpy(points.astype(np.float32)), 8, neighbors=8)
+    np.testing.assert_allclose(landmarks.eigenvalues, 1.0, atol=1e-8)
+
+
+def test_eigenvalues_that_rounding_moves_apart_end_in_one_sentence(monkeypatch):
+    def stuck(*_, **__):
+        raise ArpackNoConvergence("ARPACK error -1: No convergence", np.empty(0), np.empty((0, 0)))
+
+    monkeypatch.setattr(spectral, "eigsh", stuck)
+    with pytest.raises(InputError, match="5 eigenvectors of a kernel over 120 patches cannot be told from the next"):
+        spectral.principal_eigenvectors(planted_kernel()[0], 5)
 
 
 @pytest.mark.parametrize("pixel_weight", [0.0, 0.3])

@@ -8,6 +8,7 @@ from neuralef import graph, training
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions, gumbel_softmax, l2_batch_norm
 from neuralef.errors import InputError
+from neuralef.files import read_checked_tensors
 from neuralef.objective import neural_eigenfunction_objective
 
 CONFIG = Config(width=16, feature_neighbors=8, epochs=4, batch_images=2, pixel_neighbors=(4, 2))
@@ -65,6 +66,21 @@ def test_a_killed_run_continues_bit_identically(store, tmp_path, monkeypatch, ki
     )
     assert same(weights_of(whole), weights_of(resumed))
     assert resumed.history == whole.history
+
+
+def test_slow_steps_are_kept_one_by_one(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    step = training._train_step
+
+    def dies(*arguments, **keywords):
+        if keywords["step"] == 3:
+            raise KeyboardInterrupt
+        return step(*arguments, **keywords)
+
+    monkeypatch.setattr(training, "_train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(store, CONFIG, num_eigenfunctions=4, seed=0, folder=tmp_path, progress=False)
+    assert len(read_checked_tensors(tmp_path / training.CHECKPOINT)[1]["history"]) == 3
 
 
 def test_a_finished_run_is_taken_from_its_checkpoint(store, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ under their official names are unpacked when the dataset is first asked for.
 import logging
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -124,6 +124,7 @@ def prepare(
     """
     info, base = _info(name), data_root(root)
     given = _given(info, archive)
+    _refuse_archives_inside(given.values(), base / info.folder)
     if not info.sources:
         dataset = load(name)
         _raise_if_any(_problems(dataset, None), f"{name} has problems", "correct the files and run again")
@@ -225,6 +226,13 @@ def _given(info: DatasetInfo, archive: str | Path | Sequence[str | Path] | None)
             )
         given[source] = path
     return given
+
+
+def _refuse_archives_inside(given: Iterable[Path], folder: Path) -> None:
+    """Raise ``InputError`` where a given archive would be removed with the tree that it replaces."""
+    for path in given:
+        if folder.resolve() in path.resolve().parents:
+            raise InputError(f"{path} lies in {folder}, which its content replaces; move it to {folder.parent} first")
 
 
 def _collected(info: DatasetInfo, given: Mapping[Source, Path], base: Path) -> list[Path]:

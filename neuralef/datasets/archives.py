@@ -35,6 +35,7 @@ DAMAGE = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
+    UnicodeDecodeError,  # zipfile's answer to a damaged name
     NotImplementedError,  # zipfile's answer to a compression method it does not know
 )
 """What the standard library raises while it reads an archive that is cut off, altered or none at all."""

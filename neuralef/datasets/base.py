@@ -1,17 +1,24 @@
 """What every dataset offers: photographs, labels, classes and splits."""
 
+import logging
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from neuralef.errors import InputError
+
+log = logging.getLogger(__name__)
+
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+"""Of 1 MB by default, which the history that Photoshop keeps in a file exceeds."""
 
 IGNORE_LABEL = 255
 """Label value of pixels that no score counts."""
@@ -254,6 +261,8 @@ def read_image(path: Path) -> np.ndarray:
     no known scale and are refused.
     """
     with _opened(path) as opened:
+        if opened.format == "TIFF":
+            _refuse_misread(opened, path)
         picture, unscaled = _loaded(opened), opened.mode == "F" or (opened.mode == "I" and opened.format == "TIFF")
     if unscaled:
         kind = "floating-point values" if picture.mode == "F" else "signed integers or ones of 32 bits"
@@ -261,9 +270,46 @@ def read_image(path: Path) -> np.ndarray:
     if (turn := _TURNS.get(_orientation(picture))) is not None:
         picture = picture.transpose(turn)
     if picture.mode.startswith("I"):
+        values = np.asarray(picture).clip(0, 65535)
+        if values.max() < FEW_OF_16_BITS:
+            _warn_of_few_bits(path.parent)
         # Pillow would clip 16 bits at 255.
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 256).astype(np.uint8))
+        picture = Image.fromarray((values // 256).astype(np.uint8))
     return np.asarray(picture.convert("RGB"))
+
+
+FEW_OF_16_BITS = 2**12
+"""Below it a photograph of 16 bits has at most sixteen greys of 8 bits: its values most likely have 12."""
+
+
+@cache
+def _warn_of_few_bits(folder: Path) -> None:  # once for a folder, not for each of its photographs
+    log.warning(
+        "photographs of 16 bits in %s have values below %d alone, which become at most 16 greys; multiply them, by 16 "
+        "where they have 12 bits",
+        folder,
+        FEW_OF_16_BITS,
+    )
+
+
+def _refuse_misread(picture: Image.Image, path: Path) -> None:
+    """Raise ``InputError`` for a TIFF file of which Pillow gives wrong values, or a part, without a word."""
+    tags = picture.tag_v2
+    bits, signed = max(tags.get(_BITS, (1,))), 2 in tags.get(_SAMPLE_FORMAT, (1,))
+    fault = ""
+    if getattr(picture, "n_frames", 1) > 1:
+        fault = f"{picture.n_frames} pages"
+    elif bits == 16 and tags.get(_PHOTOMETRIC) == 0:
+        fault = "16 bits whose 0 is white"
+    elif bits == 16 and tags.get(_PLANAR) == 2:
+        fault = "16 bits, one channel after the other"
+    elif bits == 8 and signed:
+        fault = "signed values of 8 bits"
+    if fault:
+        raise InputError(f"image {path} holds {fault}; save it as PNG, one file for each photograph")
+
+
+_BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF 6.0
 
 
 def read_label(path: Path) -> np.ndarray:
@@ -330,11 +376,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         # garbles those that lie sideways.
         with path.open("rb") as file, Image.open(file) as picture:
             yield picture
+    except (InputError, PermissionError):
+        raise
     except UnidentifiedImageError as error:
         raise InputError(f"image {path} is damaged (it has no known format); replace the file") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"image {path} is too large ({error}); scale it down or cut it") from error
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"image {path} is damaged ({error}); replace the file") from error
 
 

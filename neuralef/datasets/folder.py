@@ -9,6 +9,7 @@ The layout::
 
 import csv
 import os
+import unicodedata
 from pathlib import Path
 
 from neuralef.datasets.base import IGNORE_LABEL, FileDataset, ImageFiles, SemanticClass
@@ -37,7 +38,7 @@ class FolderDataset(FileDataset):
     """
 
     def __init__(self, folder: str | Path):
-        self.name = f"{PREFIX}{folder}"
+        self.name = f"{PREFIX}{Path(folder)}"  # a slash at its end would name the same features anew
         root = expanded(folder)
         if not root.is_dir():
             raise InputError(
@@ -157,10 +158,15 @@ def _parse_class(row: list[str], where: str) -> tuple[int, SemanticClass]:
 def _files(root: Path, split: str) -> dict[str, ImageFiles]:
     """Images of a split by file name without suffix, with their labels where there are any."""
     images, labels = root / "images" / split, root / "labels" / split
+    found = {_composed(path): path for path in labels.glob("*") if path.suffix.lower() == ".png"}
     files: dict[str, ImageFiles] = {}
     for image in photographs(images) if images.is_dir() else ():
         if image.stem in files:
             raise InputError(f"{images} holds both {files[image.stem].image.name} and {image.name}; rename one of them")
-        label = labels / f"{image.stem}.png"
-        files[image.stem] = ImageFiles(image, label if label.is_file() else None)
+        files[image.stem] = ImageFiles(image, found.get(_composed(image)))
     return files
+
+
+def _composed(path: Path) -> str:
+    """Name without suffix, accents composed: a Mac writes them apart from their letters, other systems do not."""
+    return unicodedata.normalize("NFC", path.stem)
