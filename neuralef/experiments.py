@@ -260,6 +260,7 @@ class Workbench:
             return Fitted(recipe.fitted(self.train, psi, config, num_clusters=clusters, seed=seed), seconds=0.0)
         path = cache_root() / "kmeans" / f"{self._head_key(method, recipe, clusters, seed, config)}.safetensors"
         if not path.is_file():
+            ensure_writable_folder(path.parent)  # now, not after the fit
             began = perf_counter()
             head = recipe.fitted(self.train, psi, config, num_clusters=clusters, seed=seed, progress=self.progress)
             write_checked_tensors(path, head.tensors(), {"method": method, "seconds": perf_counter() - began})

@@ -31,7 +31,7 @@ from neuralef.config import CLUSTERING_PREFIXES, EVALUATION_FIELDS, Config
 from neuralef.eigenfunctions import Eigenfunctions, gumbel_softmax, l2_batch_norm
 from neuralef.errors import InputError
 from neuralef.features import FeatureStore
-from neuralef.files import read_checked_tensors, write_checked_tensors
+from neuralef.files import ensure_writable_folder, read_checked_tensors, write_checked_tensors
 from neuralef.objective import Kernel, Objective, neural_eigenfunction_objective
 from neuralef.precision import Device, autocast, require
 from neuralef.provenance import digest
@@ -222,6 +222,8 @@ def run_steps(
             the checkpoint is damaged or of another training.
     """
     history, seconds_before = _resume(folder, identity, network, optimizer, step_type) if folder else ([], 0.0)
+    if folder and len(history) < total:
+        ensure_writable_folder(folder)  # now, not after the first hundred steps
     if 0 < len(history) < total:
         log.info("continuing after step %d of %d from %s", len(history), total, folder)
     began, seconds, saved = perf_counter(), seconds_before, seconds_before

@@ -617,6 +617,15 @@ def test_counts_of_the_images_add_up_and_can_be_kept_later(tmp_path):
     assert before == (record.read_bytes(), (tmp_path / "results.csv").read_bytes())
 
 
+def test_a_cache_that_cannot_be_written_is_met_before_the_fit(tmp_path, monkeypatch):
+    bench = open_workbench(EXPERIMENT, progress=False)
+    assert bench.train
+    (tmp_path / "cache" / "kmeans").touch()
+    monkeypatch.setattr("neuralef.methods.Recipe.fitted", lambda *_, **__: pytest.fail("fitted"))
+    with pytest.raises(InputError, match=r"cannot write to folder .*kmeans"):
+        bench.head("kmeans", 5, 0)
+
+
 def test_kept_counts_are_not_computed_again(tmp_path, monkeypatch):
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
     monkeypatch.setattr(Workbench, "fitted", lambda *_: pytest.fail("computed again"))

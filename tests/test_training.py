@@ -68,6 +68,13 @@ def test_a_killed_run_continues_bit_identically(store, tmp_path, monkeypatch, ki
     assert resumed.history == whole.history
 
 
+def test_a_folder_that_cannot_be_written_is_met_before_the_first_step(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_train_step", lambda *_, **__: pytest.fail("a step was made"))
+    (tmp_path / "psi").touch()
+    with pytest.raises(InputError, match=r"cannot write to folder .*psi"):
+        training.train(store, CONFIG, num_eigenfunctions=4, seed=0, folder=tmp_path / "psi" / "key", progress=False)
+
+
 def test_slow_steps_are_kept_one_by_one(store, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     step = training._train_step
