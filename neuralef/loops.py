@@ -11,9 +11,13 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-COMPARED_TOGETHER = 32
+COMPARED_TOGETHER = 16
 """Similarities compared in one go, a bit for each: some vector instructions, where a branch for every similarity,
-mispredicted wherever one is near, takes several times as long."""
+mispredicted wherever one is near, takes several times as long.
+
+Thresholds rise between groups, so that their size decides in which order candidates stand, and with it which of some
+equal ones at the end of a list stay: another size trains another psi wherever photographs hold the same patch twice.
+"""
 
 COLUMNS_PER_TASK = 64
 """Columns of a block whose patches one task serves."""
@@ -49,7 +53,7 @@ def _bits_where_greater(typing_context, left, right):
             start = context.make_array(array_type)(context, builder, array).data
             vectors.append(builder.load(builder.bitcast(start, numbers.as_pointer()), align=4))
         greater = builder.fcmp_ordered(">", *vectors)
-        return builder.bitcast(greater, ir.IntType(COMPARED_TOGETHER))
+        return builder.zext(builder.bitcast(greater, ir.IntType(COMPARED_TOGETHER)), ir.IntType(32))
 
     return types.uint32(left, right), generate
 
