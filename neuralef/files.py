@@ -97,8 +97,8 @@ def is_our_png(path: Path) -> bool:
     """Whether a file is an image that :func:`write_png` has written."""
     try:
         with Image.open(path) as image:
-            return image.format == "PNG" and image.text.get("Software") == SOFTWARE
-    except (OSError, SyntaxError, ValueError):
+            return image.format == "PNG" and image.info.get("Software") == SOFTWARE
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
 
 

@@ -62,7 +62,7 @@ def digest(*parts: Any) -> str:
 
 
 def stamp(computed_on: Device = "cpu") -> dict[str, Any]:
-    """The provenance columns of a result that do not depend on what was run, but for the device."""
+    """The provenance columns of a result that do not depend on what was run, but for the device; the time is now."""
     sha, dirty = git_state()
     return {
         "git_sha": sha,

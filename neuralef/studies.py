@@ -143,5 +143,5 @@ def described(profile: Profile, data: str, backbones_used: Sequence[str] | None 
     by_note: dict[str, list[str]] = {}
     for name in [profile.backbone] if backbones_used is None else backbones_used:
         by_note.setdefault(notes.get(name, ""), []).append(name)
-    used = " and ".join(f"{', '.join(names)}{note}" for note, names in by_note.items()) or "not run"
+    used = " and ".join(f"{', '.join(names)}{note}" for note, names in by_note.items())
     return f"profile {profile.name}: {data}; backbone {used}{f'; {profile.remark}' if profile.remark else ''}"

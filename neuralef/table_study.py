@@ -332,7 +332,7 @@ class TableStudy:
         used = ", ".join(used_for(name, role, " ") for role, name in names.items())
         data = f"{'datasets' if len(names) > 1 else 'dataset'} {used}"
         wanted = (spec.backbone for table in tables for spec in table.lines(self._values(table)))
-        used = list(filter(None, dict.fromkeys(map(self._backbone, wanted))))
+        used = list(filter(None, dict.fromkeys(map(self._backbone, wanted)))) or [NOT_RUN]
         return f"{described(self.profile, data, used)}; seeds {', '.join(map(str, self.setup.seeds))}"
 
     def data_key(self, tables: Sequence[Table]) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from interruptions import interrupted_at
 
 from neuralef import audit, training
 from neuralef.audit import (
@@ -213,18 +214,9 @@ def test_the_probe_learns(probed):
 @pytest.mark.parametrize("killed_after", [1, 5])
 def test_a_killed_run_continues_bit_identically(store, labels, tmp_path, monkeypatch, killed_after):
     whole = train_probed(store, labels, CONFIG, variant="gradient", **FIT)
-    step = audit._train_step
-
-    def dies(*arguments, **keywords):
-        if keywords["step"] == killed_after:
-            raise KeyboardInterrupt
-        return step(*arguments, **keywords)
-
     keep = {"folder": tmp_path, "checkpoint_every": 2}
-    monkeypatch.setattr(audit, "_train_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(audit, killed_after):
         train_probed(store, labels, CONFIG, variant="gradient", **FIT, **keep)
-    monkeypatch.setattr(audit, "_train_step", step)
     resumed = train_probed(store, labels, CONFIG, variant="gradient", **FIT, **keep)
     assert same(whole.psi, resumed.psi)
     assert same(whole.probe, resumed.probe)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interruptions import interrupted_at
 from test_experiments import EXPERIMENT
 from trees import write_folder_dataset
 
@@ -174,21 +175,12 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])
-def test_a_killed_run_continues_with_the_same_crops(store, augmented, tmp_path, monkeypatch, mask_padding):
+def test_a_killed_run_continues_with_the_same_crops(store, augmented, tmp_path, mask_padding):
     config = replace(CONFIG, mask_padding=mask_padding, patch_stride=2)
     augmented = replace(augmented, config=config)
     whole, history = weights(store, config, augmented)
-    step = training._train_step
-
-    def dies(*arguments, **keywords):
-        if keywords["step"] == 5:
-            raise KeyboardInterrupt
-        return step(*arguments, **keywords)
-
-    monkeypatch.setattr(training, "_train_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(training, 5):
         weights(store, config, augmented, folder=tmp_path, checkpoint_every=2)
-    monkeypatch.setattr(training, "_train_step", step)
     resumed, resumed_history = weights(store, config, augmented, folder=tmp_path, checkpoint_every=2)
     assert same(whole, resumed)
     assert resumed_history == history

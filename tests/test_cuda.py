@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interruptions import interrupted_at
 
 from neuralef import backbones, training
 from neuralef.config import Config, load_profile
@@ -129,14 +130,7 @@ def test_a_run_on_a_gpu_continues_from_its_checkpoint(store, tmp_path):
     common = {"num_eigenfunctions": 4, "seed": 0, "progress": False}
     whole = training.train(store, ON_GPU, **common)
 
-    def stop(*arguments, **named):
-        if named["step"] == 5:
-            raise KeyboardInterrupt
-        return step(*arguments, **named)
-
-    step = training._train_step
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_train_step", stop)
+    with interrupted_at(training, 5):
         training.train(store, ON_GPU, folder=tmp_path, checkpoint_every=2, **common)
     resumed = training.train(store, ON_GPU, folder=tmp_path, checkpoint_every=2, **common)
     assert len(resumed.history) == len(whole.history) == 8

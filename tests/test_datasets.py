@@ -273,6 +273,14 @@ def test_labels_of_a_camera_or_a_mac_are_found(tmp_path):
     assert not dataset.label("IMG_1").any()
 
 
+def test_two_labels_of_one_photograph_are_refused(tmp_path):
+    folder = make_folder(tmp_path)
+    for name in ("a.png", "a.PNG"):
+        save_label(folder / "labels" / "val" / name, np.zeros((HEIGHT, WIDTH), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"holds both a\.PNG and a\.png; rename one of them"):
+        FolderDataset(folder)
+
+
 def test_a_slash_at_the_end_of_a_folder_is_no_other_dataset(tmp_path):
     make_folder(tmp_path)
     assert FolderDataset(f"{tmp_path}/").name == FolderDataset(str(tmp_path)).name

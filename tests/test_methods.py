@@ -2,13 +2,13 @@ from dataclasses import dataclass, fields, replace
 from typing import get_args
 
 import pytest
+import test_experiments
 import torch
-from trees import SCENES
 
 from neuralef import methods
 from neuralef.clustering import FittedHead, Method
 from neuralef.config import CLUSTERING_PREFIXES, Config
-from neuralef.experiments import Experiment, Workbench, open_workbench, run_experiment
+from neuralef.experiments import Workbench, open_workbench, run_experiment
 from neuralef.methods import REGISTRY, Recipe
 from neuralef.paths import PACKAGE
 
@@ -24,14 +24,7 @@ CONFIG = Config(
     spectral_neighbors=7,
     deep_spectral_segments=6,
 )
-EXPERIMENT = Experiment(
-    dataset="synthetic_scenes",
-    dataset_options=SCENES,
-    backbone="colour_patches",
-    clusters=5,
-    seed=0,
-    config=CONFIG,
-)
+EXPERIMENT = replace(test_experiments.EXPERIMENT, config=CONFIG)
 WITHOUT_PSI = [name for name, recipe in REGISTRY.items() if not recipe.needs_psi]
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interruptions import interrupted_at
 
 from neuralef import graph, training
 from neuralef.config import Config
@@ -48,19 +49,10 @@ def test_gumbel_noise_depends_on_seed_and_step():
 
 
 @pytest.mark.parametrize("killed_after", [1, 5, 6])
-def test_a_killed_run_continues_bit_identically(store, tmp_path, monkeypatch, killed_after):
+def test_a_killed_run_continues_bit_identically(store, tmp_path, killed_after):
     whole = training.train(store, CONFIG, num_eigenfunctions=4, seed=0, progress=False)
-    step = training._train_step
-
-    def dies(*arguments, **keywords):
-        if keywords["step"] == killed_after:
-            raise KeyboardInterrupt
-        return step(*arguments, **keywords)
-
-    monkeypatch.setattr(training, "_train_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(training, killed_after):
         training.train(store, CONFIG, num_eigenfunctions=4, seed=0, folder=tmp_path, checkpoint_every=2, progress=False)
-    monkeypatch.setattr(training, "_train_step", step)
     resumed = training.train(
         store, CONFIG, num_eigenfunctions=4, seed=0, folder=tmp_path, checkpoint_every=2, progress=False
     )
@@ -77,15 +69,7 @@ def test_a_folder_that_cannot_be_written_is_met_before_the_first_step(store, tmp
 
 def test_slow_steps_are_kept_one_by_one(store, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    step = training._train_step
-
-    def dies(*arguments, **keywords):
-        if keywords["step"] == 3:
-            raise KeyboardInterrupt
-        return step(*arguments, **keywords)
-
-    monkeypatch.setattr(training, "_train_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(training, 3):
         training.train(store, CONFIG, num_eigenfunctions=4, seed=0, folder=tmp_path, progress=False)
     assert len(read_checked_tensors(tmp_path / training.CHECKPOINT)[1]["history"]) == 3
 

@@ -158,7 +158,11 @@ def _parse_class(row: list[str], where: str) -> tuple[int, SemanticClass]:
 def _files(root: Path, split: str) -> dict[str, ImageFiles]:
     """Images of a split by file name without suffix, with their labels where there are any."""
     images, labels = root / "images" / split, root / "labels" / split
-    found = {_composed(path): path for path in labels.glob("*") if path.suffix.lower() == ".png"}
+    found: dict[str, Path] = {}
+    for label in labels.glob("*"):
+        if label.suffix.lower() == ".png" and found.setdefault(_composed(label), label) != label:
+            names = " and ".join(sorted((found[_composed(label)].name, label.name)))
+            raise InputError(f"{labels} holds both {names}; rename one of them")
     files: dict[str, ImageFiles] = {}
     for image in photographs(images) if images.is_dir() else ():
         if image.stem in files:
