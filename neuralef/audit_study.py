@@ -47,6 +47,7 @@ from neuralef.experiments import (
     Workbench,
     check_same_features,
     open_workbench,
+    require_labels,
     score_columns,
     warn_of_absent_classes,
 )
@@ -198,6 +199,7 @@ class Audit:
         title = f"evaluating {method}, label head {variant}"
         for index, (image,) in enumerate(bench.counted([head], experiment.config, title=title)):
             counts[index] = image.counts
+        require_labels(bench.dataset, counts.sum(axis=(0, 1)))
         return counts, {
             "variant": variant,
             "method": method,

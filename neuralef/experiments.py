@@ -31,10 +31,12 @@ from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Scores, image_counts, score
 from neuralef.features import FeatureStore, extract, to_tensor
 from neuralef.files import (
+    computed_once,
     ensure_writable_folder,
     held_alone,
     read_checked_tensors,
     read_json,
+    tensors_digest,
     write_checked_tensors,
     write_json,
     write_png,
@@ -46,6 +48,7 @@ from neuralef.protocols import Sliding
 from neuralef.provenance import digest as _digest
 from neuralef.results import CLASS_COLUMNS, ResultRow, append_classes, append_rows, check_columns, parameter_columns
 from neuralef.segmentation import Segmenter, joint_logits, merged_maps, segment_store, store_windows
+from neuralef.tally import Tally
 from neuralef.training import Training, check_sizes, train, training_settings
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,7 @@ EVALUATION_MODULES = (
     "crf",
     "segmentation",
     "evaluation",
+    "tally",
     "datasets.crops",
     "experiments",
 )
@@ -199,15 +203,17 @@ class Workbench:
         config = config or self.config
         key = self.training_key(clusters, seed, config)
         if key not in self._trained:
-            self._trained[key] = train(
-                self.train,
-                config,
-                num_eigenfunctions=clusters,
-                seed=seed,
-                folder=cache_root() / "psi" / key,
-                progress=self.progress,
-                augmented=self.augmented(config) if config.augment else None,
-            )
+            store, folder = self.train, cache_root() / "psi" / key
+            with computed_once(folder / ".lock", f"is training this psi (seed {seed})"):
+                self._trained[key] = train(
+                    store,
+                    config,
+                    num_eigenfunctions=clusters,
+                    seed=seed,
+                    folder=folder,
+                    progress=self.progress,
+                    augmented=self.augmented(config) if config.augment else None,
+                )
         return self._trained[key]
 
     def check_training(self, clusters: int, config: Config) -> None:
@@ -261,9 +267,12 @@ class Workbench:
         path = cache_root() / "kmeans" / f"{self._head_key(method, recipe, clusters, seed, config)}.safetensors"
         if not path.is_file():
             ensure_writable_folder(path.parent)  # now, not after the fit
-            began = perf_counter()
-            head = recipe.fitted(self.train, psi, config, num_clusters=clusters, seed=seed, progress=self.progress)
-            write_checked_tensors(path, head.tensors(), {"method": method, "seconds": perf_counter() - began})
+            store = self.train
+            with computed_once(path.with_suffix(".lock"), f"is fitting {method} (seed {seed})"):
+                if not path.is_file():  # or it was another process that fitted it
+                    began = perf_counter()
+                    head = recipe.fitted(store, psi, config, num_clusters=clusters, seed=seed, progress=self.progress)
+                    write_checked_tensors(path, head.tensors(), {"method": method, "seconds": perf_counter() - began})
         tensors, document = read_checked_tensors(path)
         return Fitted(recipe.head.from_tensors(tensors, psi, config), document["seconds"])
 
@@ -292,61 +301,64 @@ class Workbench:
             crf=config.crf,
         )
 
-    def predictions(self, heads: Sequence[ClusterHead], config: Config) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
-        """Id of every evaluated image, and its clusters under every head, uint16 of the shape of its :meth:`label`."""
+    def predictions(
+        self, heads: Sequence[ClusterHead], config: Config, *, done: int = 0
+    ) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
+        """Id of every evaluated image, and its clusters under every head, uint16 of the shape of its :meth:`label`.
+
+        Args:
+            heads: Heads of fitted methods.
+            config: Hyper-parameters, protocol and CRF among them.
+            done: Number of images to pass over.
+        """
         if config.protocol == "sliding":  # windows are stored nowhere: all heads share their passes of the backbone
             segmenters = [self._segmenter(head, config) for head in heads]
-            photographs = ((image_id, self.dataset.image(image_id)) for image_id in self.dataset.ids("val"))
+            ids = self.dataset.ids("val")[done:]
+            photographs = ((image_id, self.dataset.image(image_id)) for image_id in ids)
             pictures = (
                 (image_id, logits, image)
                 for image_id, image in photographs
                 for logits in joint_logits(segmenters, image)
             )
             maps = merged_maps(pictures, config.crf)  # image after image, of each head after head
-            for image_id in self.dataset.ids("val"):
+            for image_id in ids:
                 yield image_id, tuple(clusters for _, clusters in islice(maps, len(heads)))
         else:
-            for found in zip(*(self._of_stored(head, config) for head in heads), strict=True):
+            for found in zip(*(self._of_stored(head, config, done) for head in heads), strict=True):
                 yield found[0][0], tuple(clusters for _, clusters in found)
 
-    def _of_stored(self, head: ClusterHead, config: Config) -> Iterator[tuple[str, np.ndarray]]:
+    def _of_stored(self, head: ClusterHead, config: Config, done: int) -> Iterator[tuple[str, np.ndarray]]:
         store = self.evaluated(head)
         if config.crf == "none":
-            return segment_store(head, store, self.image)
-        crops = store_windows(head, store, softmax_temperature(head, config))
+            return segment_store(head, store, self.image, start=done)
+        crops = store_windows(head, store, softmax_temperature(head, config), start=done)
         return merged_maps(((image_id, logits, self.image(image_id)) for image_id, logits in crops), config.crf)
 
-    def counted(self, heads: Sequence[ClusterHead], config: Config, *, title: str) -> Iterator[tuple[Counted, ...]]:
+    def counted(
+        self, heads: Sequence[ClusterHead], config: Config, *, title: str, done: int = 0
+    ) -> Iterator[tuple[Counted, ...]]:
         """Every evaluated image under every head: its clusters, its labels and its pixels by cluster and class.
 
         Args:
             heads: Heads of fitted methods.
             config: Hyper-parameters, protocol and CRF among them.
             title: Label of the progress bar.
-
-        Raises:
-            InputError: After the last image, if no pixel has a label.
+            done: Number of images to pass over.
         """
-        C, images = len(self.dataset.classes), len(self.dataset.ids("val"))
-        labelled = np.zeros(C, dtype=np.int64)
         predictions = tqdm(
-            self.predictions(heads, config),
-            total=images,
+            self.predictions(heads, config, done=done),
+            initial=done,
+            total=len(self.dataset.ids("val")),
             desc=title,
             unit="image",
             disable=not self.progress,
         )
+        C = len(self.dataset.classes)
         for image_id, maps in predictions:
             label = self.label(image_id, config.protocol)
-            found = tuple(
+            yield tuple(
                 Counted(image_id, clusters, label, image_counts(clusters, label, head.num_clusters, C))
                 for head, clusters in zip(heads, maps, strict=True)
-            )
-            labelled += found[0].counts.sum(axis=0)
-            yield found
-        if not labelled.any():
-            raise InputError(
-                f"no pixel of the {images} evaluated images of {self.dataset.name} has a label; check them"
             )
 
     def seconds_per_image(self, head: ClusterHead, images: int = 8) -> float:
@@ -547,9 +559,8 @@ def _run_together(jobs: Sequence[_Job], bench: Workbench, *, maps: Path | None, 
     if not wanted:
         return
     unchecked = maps / ".unchecked" if maps else None
-    if unchecked and unchecked.is_dir():  # of a run that failed
-        shutil.rmtree(unchecked)
-    for job, record, tables in _evaluate(wanted, bench, maps=unchecked, image_tables=image_tables):
+    tally, records = _evaluate(wanted, bench, maps=unchecked, image_tables=image_tables)
+    for job, record, tables in zip(wanted, records, tally.tables, strict=True):
         if job.record_path.is_file():
             _check_same_fit(job, np.array(record["counts"]))
         else:
@@ -561,6 +572,7 @@ def _run_together(jobs: Sequence[_Job], bench: Workbench, *, maps: Path | None, 
     if maps:
         _take_over(unchecked / TRUTH, maps / TRUTH)
         unchecked.rmdir()
+    tally.discard()
 
 
 def _take_over(source: Path, target: Path) -> None:
@@ -629,38 +641,31 @@ def _run_path(out: Path, experiment_id: str, method: Method, kind: str) -> Path:
 
 def _evaluate(
     jobs: Sequence[_Job], bench: Workbench, *, maps: Path | None, image_tables: bool
-) -> list[tuple[_Job, dict[str, Any], np.ndarray]]:
-    """Every job with the record of its run, and counts of every image, ``(N, K, C)``; N is 0 where none are kept.
-
-    ``eval_s`` of what is evaluated together is an equal share.
-    """
+) -> tuple[Tally, list[dict[str, Any]]]:
+    """The counts of every job, and the records of their runs; ``eval_s`` of all of them is shared equally."""
     clusters, config = jobs[0].experiment.clusters, jobs[0].experiment.config
     fitted = [bench.fitted(job.method, clusters, job.experiment.seed, config) for job in jobs]
     heads = [of.head for of in fitted]
     extract_s = [bench.extract_s(head, config) for head in heads]  # extracts what is missing: no part of eval_s
-    began = perf_counter()
-    images = len(bench.dataset.ids("val"))
-    counts = np.zeros((len(jobs), clusters, len(bench.dataset.classes)), dtype=np.int64)
-    tables = np.zeros((len(jobs), images if image_tables else 0, *counts.shape[1:]), dtype=np.int32)
+    tally = _tally(jobs, fitted, bench, maps=maps, image_tables=image_tables)
     names = ", ".join(dict.fromkeys(job.method for job in jobs))
-    for index, found in enumerate(bench.counted(heads, config, title=f"evaluating {names}")):
-        for number, (job, image) in enumerate(zip(jobs, found, strict=True)):
-            counts[number] += image.counts
-            if image_tables:
-                tables[number, index] = image.counts
-            if maps:
+    for found in bench.counted(heads, config, title=f"evaluating {names}", done=tally.images):
+        if maps:
+            for job, image in zip(jobs, found, strict=True):
                 save_map(maps / job.method / f"{image.image_id}.png", image.clusters)
                 save_map(maps / TRUTH / f"{image.image_id}.png", image.label)
-    eval_s = (perf_counter() - began) / len(jobs)
+        tally.add([image.counts for image in found])
+    require_labels(bench.dataset, tally.counts[0].sum(axis=0))
+    eval_s = tally.seconds / len(jobs)
     trained = [
         bench.training(clusters, job.experiment.seed, config).train_s if REGISTRY[job.method].needs_psi else 0.0
         for job in jobs
     ]
-    records = [
+    return tally, [
         {
             "method": job.method,
-            "counts": counts[number].tolist(),
-            "images": images,
+            "counts": tally.counts[number].tolist(),
+            "images": tally.images,
             **provenance.measured_stamp(
                 config.device,
                 extract_s=extract_s[number],
@@ -671,7 +676,46 @@ def _evaluate(
         }
         for number, job in enumerate(jobs)
     ]
-    return list(zip(jobs, records, tables, strict=True))
+
+
+def _tally(
+    jobs: Sequence[_Job], fitted: Sequence[Fitted], bench: Workbench, *, maps: Path | None, image_tables: bool
+) -> Tally:
+    """What an interrupted evaluation of these jobs has counted, if its maps are there as well; else an empty one."""
+    experiment, ids = jobs[0].experiment, bench.dataset.ids("val")
+    made_of = [
+        (job.experiment_id, job.method, _fit_digest(job, of, bench)) for job, of in zip(jobs, fitted, strict=True)
+    ]
+    path, identity = jobs[0].record_path.with_suffix(".unfinished.safetensors"), _digest(made_of, image_tables)
+    shape = (len(jobs), experiment.clusters, len(bench.dataset.classes))
+    tally = Tally(path, identity, shape, tables_of=len(ids) if image_tables else 0)
+    if maps:
+        folders = [maps / name for name in (*(job.method for job in jobs), TRUTH)]
+        if not all((folder / f"{image_id}.png").is_file() for image_id in ids[: tally.images] for folder in folders):
+            tally.discard()
+            return _tally(jobs, fitted, bench, maps=maps, image_tables=image_tables)
+        if not tally.images and maps.is_dir():  # of a run that failed
+            shutil.rmtree(maps)
+    if tally.images:
+        log.info("continuing after image %d of %d from %s", tally.images, len(ids), tally.path)
+    return tally
+
+
+def _fit_digest(job: _Job, fitted: Fitted, bench: Workbench) -> str:
+    """Digest of the bytes of a fitted method: the same settings give other ones on another machine."""
+    tensors = fitted.head.tensors()
+    if REGISTRY[job.method].needs_psi:
+        experiment = job.experiment
+        psi = bench.training(experiment.clusters, experiment.seed, experiment.config).psi
+        tensors |= {f"psi.{name}": tensor for name, tensor in psi.state_dict().items()}
+    return tensors_digest(tensors)
+
+
+def require_labels(dataset: Dataset, pixels: np.ndarray) -> None:
+    """Raise ``InputError`` if no evaluated pixel has a label, by labelled pixels of each class, ``(C,)``."""
+    if not np.any(pixels):
+        images = len(dataset.ids("val"))
+        raise InputError(f"no pixel of the {images} evaluated images of {dataset.name} has a label; check them")
 
 
 def warn_of_absent_classes(dataset: Dataset, pixels: np.ndarray) -> None:

@@ -4,8 +4,8 @@ import io
 import json
 import logging
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,18 @@ def locked(path: Path, busy_with: str) -> AbstractContextManager:
     except Timeout:
         log.info("another process %s; waiting for it", busy_with)
         return lock.acquire()
+
+
+@contextmanager
+def computed_once(path: Path, busy_with: str) -> Iterator[None]:
+    """:func:`locked`; where no lock can be made, as in a cache that may only be read, go on without one."""
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path, busy_with))
+        except OSError as error:  # what must be written there will say so itself
+            log.debug("no lock %s: %s", path, error)
+        yield
 
 
 def held_alone(path: Path, refusal: str) -> AbstractContextManager:

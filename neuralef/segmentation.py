@@ -185,7 +185,7 @@ def _window_logits(
 
 
 def segment_store(
-    head: ClusterHead, store: FeatureStore, crop: Callable[[str], np.ndarray]
+    head: ClusterHead, store: FeatureStore, crop: Callable[[str], np.ndarray], *, start: int = 0
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Cluster maps of the crops of a feature store, one image at a time; :meth:`Segmenter.crop` up to float16.
 
@@ -194,21 +194,24 @@ def segment_store(
         store: Features of the images.
         crop: Function from an image's id to its crop, uint8 ``(crop_size, crop_size, 3)``; called only for heads with a
             guide.
+        start: Number of images to pass over.
 
     Yields:
         Image id, and clusters of shape ``(crop_size, crop_size)``, uint16.
     """
-    for image_id, logits in _store_logits(head, store):
+    for image_id, logits in _store_logits(head, store, start):
         if head.guide:
             yield image_id, guided_map(logits, crop(image_id), head.guide)
         else:
             yield image_id, cluster_map(logits, (store.crop_size, store.crop_size))
 
 
-def store_windows(head: ClusterHead, store: FeatureStore, temperature: float) -> Iterator[tuple[str, WindowLogits]]:
-    """Image ids and logits of the crops of a feature store, each crop being one window."""
+def store_windows(
+    head: ClusterHead, store: FeatureStore, temperature: float, *, start: int = 0
+) -> Iterator[tuple[str, WindowLogits]]:
+    """Image ids and logits of the crops of a feature store from number ``start`` on, each crop being one window."""
     crop = (store.crop_size, store.crop_size)
-    for image_id, logits in _store_logits(head, store):
+    for image_id, logits in _store_logits(head, store, start):
         yield (
             image_id,
             WindowLogits(
@@ -242,7 +245,7 @@ def merged_maps(
         yield image_id, logits.clusters()
 
 
-def _store_logits(head: ClusterHead, store: FeatureStore) -> Iterator[tuple[str, Tensor]]:
-    for index, image_id in enumerate(store.ids):
+def _store_logits(head: ClusterHead, store: FeatureStore, start: int) -> Iterator[tuple[str, Tensor]]:
+    for index, image_id in enumerate(store.ids[start:], start):
         one = slice(index, index + 1)
         yield image_id, head.image_logits(store.levels(one), store.colours(one))[0]

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -15,14 +17,14 @@ from PIL import Image
 from trees import SCENES, write_folder_dataset
 from typer.testing import CliRunner
 
-from neuralef import experiments, features, provenance
+from neuralef import experiments, features, provenance, training
 from neuralef.augmentation import AugmentedPhotographs
 from neuralef.cli import app
 from neuralef.config import Config
 from neuralef.datasets.folder import FolderDataset
 from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
-from neuralef.evaluation import match_max_iou, score
+from neuralef.evaluation import image_counts, match_max_iou, score
 from neuralef.experiments import (
     Experiment,
     Workbench,
@@ -33,6 +35,7 @@ from neuralef.experiments import (
     run_seeds,
 )
 from neuralef.features import extract
+from neuralef.files import read_checked_tensors, write_checked_tensors
 from neuralef.methods import REGISTRY
 from neuralef.paths import PACKAGE
 from neuralef.protocols import Sliding
@@ -465,6 +468,96 @@ def test_masks_whose_object_means_ignore_are_warned_of(tmp_path, caplog, mask):
         caplog.clear()
         run_experiment(experiment, ("kmeans",), tmp_path / "out", progress=False)
         assert ("holds class 'object' of" in caplog.text) == (mask == (0, 255))
+
+
+@contextmanager
+def interrupted_after(images, monkeypatch):
+    """Within it an evaluation is kept after every image, and interrupted after so many."""
+    seen = []
+
+    def counts(*arguments):
+        if len(seen) == images:
+            raise KeyboardInterrupt
+        seen.append(image_counts(*arguments))
+        return seen[-1]
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("neuralef.tally.KEEP_SECONDS", 0)
+        patched.setattr("neuralef.tally.KEEP_SHARE", 1e9)
+        patched.setattr(experiments, "image_counts", counts)
+        yield
+
+
+def evaluated_by(monkeypatch):
+    """List that every image which is segmented from now on enters."""
+    seen, predictions = [], Workbench.predictions
+
+    def watched(*arguments, **keywords):
+        for image_id, maps in predictions(*arguments, **keywords):
+            seen.append(image_id)
+            yield image_id, maps
+
+    monkeypatch.setattr(Workbench, "predictions", watched)
+    return seen
+
+
+@pytest.mark.parametrize("config", [CONFIG, SLIDING, replace(CONFIG, crf="colour")], ids=["crops", "windows", "crf"])
+def test_an_interrupted_evaluation_continues(tmp_path, monkeypatch, caplog, config):
+    if config.crf != "none":
+        pytest.importorskip("pydensecrf", reason="the [crf] extra is not installed")
+    caplog.set_level("INFO")
+    experiment, method = replace(EXPERIMENT, config=config), ("ours_star",)
+    whole = run_experiment(experiment, method, tmp_path / "whole", image_tables=True, progress=False)
+    wanted = {"image_tables": True, "save_maps": True, "progress": False}
+    with interrupted_after(2, monkeypatch):
+        run_experiment(experiment, method, tmp_path / "out", **wanted)
+    seen = evaluated_by(monkeypatch)
+    rows = run_experiment(experiment, method, tmp_path / "out", **wanted)
+    assert len(seen) == 1
+    assert "continuing after image 2 of 3" in caplog.text
+    assert [[row[name] for name in METRICS] for row in rows] == [[row[name] for name in METRICS] for row in whole]
+    tables = [read_image_tables(tmp_path / out, rows[0]["experiment_id"], "ours_star") for out in ("whole", "out")]
+    np.testing.assert_array_equal(*tables)
+    assert len(list(tmp_path.glob("out/maps/ours_star/*.png"))) == 3
+    assert not list(tmp_path.glob("out/runs/*/*.unfinished.safetensors"))
+
+
+@pytest.mark.parametrize("changed", ["maps", "fit"])
+def test_an_evaluation_whose_maps_or_fit_are_gone_begins_anew(tmp_path, monkeypatch, changed):
+    wanted = {"save_maps": True, "progress": False}
+    whole = run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "whole", **wanted)
+    with interrupted_after(2, monkeypatch):
+        run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "out", **wanted)
+    if changed == "maps":
+        next(tmp_path.glob("out/maps/.unchecked/kmeans/*.png")).unlink()
+    else:
+        (path,) = tmp_path.glob("cache/kmeans/*.safetensors")
+        tensors, document = read_checked_tensors(path)
+        write_checked_tensors(path, {name: of.flip(0) for name, of in tensors.items()}, document)  # clusters renamed
+    seen = evaluated_by(monkeypatch)
+    rows = run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "out", **wanted)
+    assert len(seen) == 3
+    assert [row["mean_iou"] for row in rows] == [row["mean_iou"] for row in whole]
+    assert len(list(tmp_path.glob("out/maps/kmeans/*.png"))) == 3
+
+
+def test_what_another_process_computes_is_waited_for_and_taken(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    ours, theirs = (open_workbench(EXPERIMENT, progress=False) for _ in range(2))
+    assert len(ours.train) == len(theirs.train)
+    steps, train_step = [], training._train_step
+    monkeypatch.setattr(training, "_train_step", lambda *a, **k: steps.append(k["step"]) or train_step(*a, **k))
+    fits = []
+    recipe = REGISTRY["ours_star"]
+    monkeypatch.setitem(
+        REGISTRY, "ours_star", replace(recipe, fit=lambda *a, **k: fits.append(time.sleep(0.3)) or recipe.fit(*a, **k))
+    )
+    with ThreadPoolExecutor(2) as pool:
+        heads = list(pool.map(lambda bench: bench.head("ours_star", 5, 0), (ours, theirs)))
+    np.testing.assert_array_equal(*(head.centroids.values for head in heads))
+    assert len(steps) == len(set(steps)) > 0
+    assert len(fits) == 1
+    assert "another process is training this psi (seed 0); waiting for it" in caplog.text
 
 
 def test_maps_that_another_process_is_writing_are_left_to_it(tmp_path):
