@@ -8,6 +8,8 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -201,9 +203,11 @@ def segment(
     """Segment photographs with a method fitted on DATASET: cluster map (16-bit PNG) and a picture of it for each."""
     from neuralef import crf
     from neuralef.datasets.base import read_image
-    from neuralef.drawing import save_overlay
-    from neuralef.experiments import open_workbench, save_map
+    from neuralef.drawing import side_by_side
+    from neuralef.experiments import open_workbench
+    from neuralef.files import png_made_from, write_png
     from neuralef.methods import REGISTRY
+    from neuralef.segmentation import segment_images
 
     photographs = _photographs(images, out)
     experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
@@ -215,12 +219,22 @@ def segment(
     if REGISTRY[chosen].needs_psi:
         bench.check_training(experiment.clusters, experiment.config)
     _warn_of_few_steps([chosen], bench)
-    segmenter = bench.segmenter(chosen, experiment.clusters, experiment.seed)
-    for path in tqdm(photographs, desc="segmenting", unit="image"):
-        picture = read_image(path)
-        found = segmenter(picture)
-        save_map(out / f"{path.stem}.png", found)
-        save_overlay(out / f"{path.stem}_overlay.png", picture, found, num_clusters=experiment.clusters)
+    fitted = (chosen, experiment.clusters, experiment.seed)
+    key, segmenter = bench.segmenter_key(*fitted), bench.segmenter(*fitted)
+    made_from = {path: f"{key} {sha256(path.read_bytes()).hexdigest()[:16]}" for path in photographs}
+    wanted = [
+        path
+        for path in photographs
+        if not (out / f"{path.stem}_overlay.png").is_file()
+        or png_made_from(out / f"{path.stem}.png") != made_from[path]
+    ]
+    if len(wanted) < len(photographs):
+        log.info("%d of %d maps are there already", len(photographs) - len(wanted), len(photographs))
+    shown, seen = tee((path, read_image(path)) for path in tqdm(wanted, desc="segmenting", unit="image"))
+    maps = segment_images(segmenter, ((path.stem, picture) for path, picture in seen))
+    for (path, picture), (name, found) in zip(shown, maps, strict=True):
+        write_png(out / f"{name}_overlay.png", side_by_side(picture, found, num_clusters=experiment.clusters))
+        write_png(out / f"{name}.png", found, made_from=made_from[path])
     typer.echo(f"maps are in {out}")
 
 

@@ -5,7 +5,6 @@ without colour vision and signs show.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from neuralef.datasets.base import IGNORE_LABEL, SemanticClass
-from neuralef.files import write_png
 
 
 def draw_picture(axes: Axes, picture: np.ndarray, *, span: tuple[float, float] | None = None) -> None:
@@ -135,17 +133,16 @@ def cluster_colours(num_clusters: int, *, seed: int = 0) -> np.ndarray:
     return (255 * np.random.default_rng(seed).permutation(colours)).round().astype(np.uint8)
 
 
-def save_overlay(path: Path, picture: np.ndarray, clusters: np.ndarray, *, num_clusters: int) -> Path:
-    """Write an image and, beside it, its clusters in colour over it, as PNG.
+def side_by_side(picture: np.ndarray, clusters: np.ndarray, *, num_clusters: int) -> np.ndarray:
+    """An image and, to its right, its clusters in colour over it: RGB, shape ``(H, 2 W, 3)``, uint8.
 
     Args:
-        path: File to write.
         picture: RGB image, shape ``(H, W, 3)``, uint8.
         clusters: Cluster of every pixel, shape ``(H, W)``.
         num_clusters: Number of colours to choose among, so that equal clusters of several images have equal colours.
     """
     blended = (0.35 * picture + 0.65 * paint(clusters, cluster_colours(num_clusters))).astype(np.uint8)
-    return write_png(path, np.hstack([picture, blended]))
+    return np.hstack([picture, blended])
 
 
 def nothing_run() -> Figure:

@@ -285,6 +285,21 @@ class Workbench:
         """The fitted method alone; see :meth:`fitted`."""
         return self.fitted(method, clusters, seed, config).head
 
+    def fit_digest(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> str:
+        """Digest of the bytes of a fitted method: the same settings give other ones on another machine."""
+        tensors = self.head(method, clusters, seed, config).tensors()
+        if REGISTRY[method].needs_psi:
+            psi = self.training(clusters, seed, config).psi
+            tensors |= {f"psi.{name}": tensor for name, tensor in psi.state_dict().items()}
+        return tensors_digest(tensors)
+
+    def segmenter_key(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> str:
+        """Digest of all that determines the maps of a :meth:`segmenter`, besides the images it is given."""
+        config = config or self.config
+        parts = (self.backbone.fingerprint, self.fit_digest(method, clusters, seed, config))
+        settings = asdict(config) | {"sliding": asdict(self.sliding(config))}
+        return _digest(method, *parts, settings, provenance.code_digest(*AUGMENTATION_MODULES, *EVALUATION_MODULES))
+
     def segmenter(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> Segmenter:
         """A fitted method as a function from image to cluster map."""
         config = config or self.config
@@ -647,13 +662,13 @@ def _evaluate(
     fitted = [bench.fitted(job.method, clusters, job.experiment.seed, config) for job in jobs]
     heads = [of.head for of in fitted]
     extract_s = [bench.extract_s(head, config) for head in heads]  # extracts what is missing: no part of eval_s
-    tally = _tally(jobs, fitted, bench, maps=maps, image_tables=image_tables)
+    tally = _tally(jobs, bench, maps=maps, image_tables=image_tables)
     names = ", ".join(dict.fromkeys(job.method for job in jobs))
     for found in bench.counted(heads, config, title=f"evaluating {names}", done=tally.images):
         if maps:
             for job, image in zip(jobs, found, strict=True):
-                save_map(maps / job.method / f"{image.image_id}.png", image.clusters)
-                save_map(maps / TRUTH / f"{image.image_id}.png", image.label)
+                write_png(maps / job.method / f"{image.image_id}.png", image.clusters)
+                write_png(maps / TRUTH / f"{image.image_id}.png", image.label)
         tally.add([image.counts for image in found])
     require_labels(bench.dataset, tally.counts[0].sum(axis=0))
     eval_s = tally.seconds / len(jobs)
@@ -678,37 +693,26 @@ def _evaluate(
     ]
 
 
-def _tally(
-    jobs: Sequence[_Job], fitted: Sequence[Fitted], bench: Workbench, *, maps: Path | None, image_tables: bool
-) -> Tally:
+def _tally(jobs: Sequence[_Job], bench: Workbench, *, maps: Path | None, image_tables: bool) -> Tally:
     """What an interrupted evaluation of these jobs has counted, if its maps are there as well; else an empty one."""
-    experiment, ids = jobs[0].experiment, bench.dataset.ids("val")
-    made_of = [
-        (job.experiment_id, job.method, _fit_digest(job, of, bench)) for job, of in zip(jobs, fitted, strict=True)
+    clusters, config, ids = jobs[0].experiment.clusters, jobs[0].experiment.config, bench.dataset.ids("val")
+    fits = [
+        (job.experiment_id, job.method, bench.fit_digest(job.method, clusters, job.experiment.seed, config))
+        for job in jobs
     ]
-    path, identity = jobs[0].record_path.with_suffix(".unfinished.safetensors"), _digest(made_of, image_tables)
-    shape = (len(jobs), experiment.clusters, len(bench.dataset.classes))
+    path, identity = jobs[0].record_path.with_suffix(".unfinished.safetensors"), _digest(fits, image_tables)
+    shape = (len(jobs), clusters, len(bench.dataset.classes))
     tally = Tally(path, identity, shape, tables_of=len(ids) if image_tables else 0)
     if maps:
         folders = [maps / name for name in (*(job.method for job in jobs), TRUTH)]
         if not all((folder / f"{image_id}.png").is_file() for image_id in ids[: tally.images] for folder in folders):
             tally.discard()
-            return _tally(jobs, fitted, bench, maps=maps, image_tables=image_tables)
+            return _tally(jobs, bench, maps=maps, image_tables=image_tables)
         if not tally.images and maps.is_dir():  # of a run that failed
             shutil.rmtree(maps)
     if tally.images:
         log.info("continuing after image %d of %d from %s", tally.images, len(ids), tally.path)
     return tally
-
-
-def _fit_digest(job: _Job, fitted: Fitted, bench: Workbench) -> str:
-    """Digest of the bytes of a fitted method: the same settings give other ones on another machine."""
-    tensors = fitted.head.tensors()
-    if REGISTRY[job.method].needs_psi:
-        experiment = job.experiment
-        psi = bench.training(experiment.clusters, experiment.seed, experiment.config).psi
-        tensors |= {f"psi.{name}": tensor for name, tensor in psi.state_dict().items()}
-    return tensors_digest(tensors)
 
 
 def require_labels(dataset: Dataset, pixels: np.ndarray) -> None:
@@ -766,11 +770,6 @@ def score_columns(experiment: Experiment, scores: Scores, *, num_clusters: int) 
         "clusters_used": scores.clusters_used,
         **parameter_columns(config),
     }
-
-
-def save_map(path: Path, ids: np.ndarray) -> None:
-    """Write a map of ids as PNG: 16-bit for uint16 (clusters), 8-bit for uint8 (classes)."""
-    write_png(path, ids)
 
 
 @contextmanager

@@ -97,21 +97,38 @@ SOFTWARE = "neuralef"
 """What PNG files of ours name as their software."""
 
 
-def write_png(path: Path, pixels: np.ndarray) -> Path:
-    """:func:`write_bytes` of an image: ``(H, W)``, uint8 or uint16, or RGB ``(H, W, 3)``, uint8; it names its maker."""
+def write_png(path: Path, pixels: np.ndarray, *, made_from: str = "") -> Path:
+    """:func:`write_bytes` of an image; it names its maker, and what it was made from for :func:`png_made_from`.
+
+    Args:
+        path: File to write.
+        pixels: Gray values or ids, ``(H, W)``, uint8 or uint16; or RGB ``(H, W, 3)``, uint8.
+        made_from: Digest of all that determines the pixels; empty: none is kept.
+    """
     content, about = io.BytesIO(), PngInfo()
     about.add_text("Software", SOFTWARE)
+    if made_from:
+        about.add_text("Source", made_from)
     Image.fromarray(pixels).save(content, format="png", pnginfo=about)
     return write_bytes(path, content.getvalue())
 
 
 def is_our_png(path: Path) -> bool:
     """Whether a file is an image that :func:`write_png` has written."""
+    return _png_texts(path).get("Software") == SOFTWARE
+
+
+def png_made_from(path: Path) -> str:
+    """The digest that :func:`write_png` was given; empty if it was given none, or the file is missing or another's."""
+    return _png_texts(path).get("Source", "") if is_our_png(path) else ""
+
+
+def _png_texts(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
-            return image.format == "PNG" and image.info.get("Software") == SOFTWARE
+            return dict(image.info) if image.format == "PNG" else {}
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
+        return {}
 
 
 def read_json(path: Path, *needed: str) -> dict[str, Any]:

@@ -184,6 +184,24 @@ def _window_logits(
     ]
 
 
+def segment_images(
+    segmenter: Segmenter, pictures: Iterable[tuple[str, np.ndarray]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Cluster maps of whole images at their own resolution, as of the segmenter itself; a CRF runs in processes.
+
+    Args:
+        segmenter: Segmenter to apply.
+        pictures: Name and image, uint8 ``(H, W, 3)``, of each.
+
+    Yields:
+        Name and clusters, ``(H, W)``, uint16, in the order of ``pictures``.
+    """
+    if segmenter.crf == "none":
+        yield from ((name, segmenter(image)) for name, image in pictures)
+    else:
+        yield from merged_maps(((name, segmenter.logits(image), image) for name, image in pictures), segmenter.crf)
+
+
 def segment_store(
     head: ClusterHead, store: FeatureStore, crop: Callable[[str], np.ndarray], *, start: int = 0
 ) -> Iterator[tuple[str, np.ndarray]]:

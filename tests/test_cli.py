@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from trees import write_folder_dataset
 
-from neuralef import cli, notebooks
+from neuralef import cli, drawing, notebooks
 from neuralef.config import load_profile
 from neuralef.methods import REGISTRY
 
@@ -225,6 +225,48 @@ def test_segment_replaces_its_own_maps_and_nothing_else(monkeypatch, capsys, tmp
     for _ in range(2):
         assert call(monkeypatch, capsys, *arguments)[0] == 0
     assert Image.open(tmp_path / "holiday.png").mode == "I;16"
+
+
+@pytest.mark.parametrize("crf", ["none", "colour"])
+def test_segment_continues_where_it_was_interrupted(monkeypatch, capsys, caplog, tmp_path, crf):
+    if crf != "none":
+        pytest.importorskip("pydensecrf", reason="the [crf] extra is not installed")
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate("abcd"):
+        noise = np.random.default_rng(number).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "photos" / f"{name}.png")
+    arguments = ("segment", tmp_path / "photos", "--dataset", "synthetic_scenes", "--profile", "smoke")
+    arguments += ("--method", "kmeans", "--set", f"crf={crf}")
+    assert call(monkeypatch, capsys, *arguments, "--out", tmp_path / "whole")[0] == 0
+    drawn, draw = [], drawing.side_by_side
+
+    def interrupted(*arguments, **keywords):
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(draw(*arguments, **keywords))
+        return drawn[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drawing, "side_by_side", interrupted)
+        assert call(monkeypatch, capsys, *arguments, "--out", tmp_path / "maps")[0] == cli.INTERRUPTED
+    monkeypatch.setattr(drawing, "side_by_side", lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1])
+
+    def drawn_by(*further):
+        drawn.clear()
+        caplog.clear()
+        assert call(monkeypatch, capsys, *arguments, *further, "--out", tmp_path / "maps")[0] == 0
+        return len(drawn)
+
+    assert drawn_by() == 2
+    assert "2 of 4 maps are there already" in caplog.text
+    for name in "abcd":
+        maps = [np.asarray(Image.open(tmp_path / folder / f"{name}.png")) for folder in ("whole", "maps")]
+        np.testing.assert_array_equal(*maps)
+    Image.new("RGB", (70, 50), "red").save(tmp_path / "photos" / "a.png")  # another photograph of this name
+    (tmp_path / "maps" / "b_overlay.png").unlink()
+    assert drawn_by() == 2
+    assert drawn_by() == 0
+    assert drawn_by("--seed", "1") == 4  # another fit
 
 
 def test_segment_fits_to_photographs_without_labels(monkeypatch, capsys, caplog, tmp_path):

@@ -113,10 +113,11 @@ def test_kernels_end_with_the_process_that_started_them(tmp_path, ending):
     script.write_text(
         "import asyncio, os, sys\n"
         "from neuralef import kernels\n"
+        "kernels.PRELOADED = ('ipykernel.kernelapp',)\n"  # the rest takes its time and ends no otherwise
         "async def start():\n"
         "    manager = kernels.manager()(kernel_name='python3')\n"
         "    await manager.start_kernel()\n"
-        "    await asyncio.sleep(3)\n"
+        "    await asyncio.sleep(1)\n"
         "    print(manager.provisioner.pid, flush=True)\n"
         f"    {ending}\n"
         "if __name__ == '__main__':\n"
