@@ -80,8 +80,25 @@ class FittedHead(ClusterHead):
         """The head whose :meth:`tensors` these are."""
 
 
+class KMeansHead(FittedHead):
+    """A head whose clusters are those of K-means; a subclass keeps what else it needs beside the centroids.
+
+    Attributes:
+        centroids: Centroids of the features that the head makes, shape ``(K, C)``.
+    """
+
+    centroids: Centroids
+
+    @property
+    def num_clusters(self) -> int:  # noqa: D102 (inherited)
+        return len(self.centroids.values)
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        return {"centroids": torch.from_numpy(self.centroids.values)}
+
+
 @dataclass(frozen=True)
-class FeatureKMeans(FittedHead):
+class FeatureKMeans(KMeansHead):
     """K-means on the high level of the backbone: raw (the paper's baseline) or centred and of unit length.
 
     Attributes:
@@ -97,13 +114,8 @@ class FeatureKMeans(FittedHead):
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102 (inherited)
         return self.centroids.logits(prepare_features(levels[..., -self.channels :], self.mean))
 
-    @property
-    def num_clusters(self) -> int:  # noqa: D102
-        return len(self.centroids.values)
-
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
-        centroids = {"centroids": torch.from_numpy(self.centroids.values)}
-        return centroids if self.mean is None else {**centroids, "mean": self.mean}
+        return super().tensors() | ({} if self.mean is None else {"mean": self.mean})
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
@@ -112,7 +124,7 @@ class FeatureKMeans(FittedHead):
 
 
 @dataclass(frozen=True)
-class PCAKMeans(FittedHead):
+class PCAKMeans(KMeansHead):
     """K-means on principal components of the centred high level of unit length.
 
     Attributes:
@@ -131,13 +143,8 @@ class PCAKMeans(FittedHead):
         prepared = prepare_features(levels[..., -len(self.mean) :], self.mean)
         return self.centroids.logits(prepared @ self.components.T - self.offset)
 
-    @property
-    def num_clusters(self) -> int:  # noqa: D102
-        return len(self.centroids.values)
-
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
-        kept = {"mean": self.mean, "components": self.components, "offset": self.offset}
-        return {"centroids": torch.from_numpy(self.centroids.values), **kept}
+        return super().tensors() | {"mean": self.mean, "components": self.components, "offset": self.offset}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
@@ -147,7 +154,7 @@ class PCAKMeans(FittedHead):
 
 
 @dataclass(frozen=True)
-class SpectralHead(FittedHead):
+class SpectralHead(KMeansHead):
     """Spectral clustering of landmark patches, extended to all others ("spectral").
 
     The embedding of a patch is the unit-length row of its eigenfunctions (Ng, Jordan and Weiss); the logits are those
@@ -169,19 +176,14 @@ class SpectralHead(FittedHead):
         embedding = unit_rows(self.landmarks.extend(prepared.flatten(0, 2)))
         return self.centroids.logits(torch.from_numpy(embedding)).unflatten(0, levels.shape[:3])
 
-    @property
-    def num_clusters(self) -> int:  # noqa: D102
-        return len(self.centroids.values)
-
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         landmarks = self.landmarks
-        return {
+        return super().tensors() | {
             "landmarks": landmarks.features,
             "eigenvalues": torch.from_numpy(landmarks.eigenvalues),
             "eigenvectors": torch.from_numpy(landmarks.eigenvectors),
             "degrees": torch.from_numpy(landmarks.degrees),
             "neighbors": torch.tensor(landmarks.neighbors),
-            "centroids": torch.from_numpy(self.centroids.values),
             "mean": self.mean,
         }
 
@@ -219,7 +221,7 @@ class EigenfunctionHead(FittedHead):
 
 
 @dataclass(frozen=True)
-class HiddenKMeans(FittedHead):
+class HiddenKMeans(KMeansHead):
     """K-means on the hidden features that feed psi's head ("Ours*")."""
 
     psi: Eigenfunctions
@@ -229,13 +231,6 @@ class HiddenKMeans(FittedHead):
     @torch.inference_mode()
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
         return self.centroids.logits(hidden_features(self.psi, levels, self.precision).cpu())
-
-    @property
-    def num_clusters(self) -> int:  # noqa: D102
-        return len(self.centroids.values)
-
-    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
-        return {"centroids": torch.from_numpy(self.centroids.values)}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102

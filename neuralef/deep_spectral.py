@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from neuralef.clustering import FittedHead, high_mean, prepare_features
+from neuralef.clustering import KMeansHead, high_mean, prepare_features
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
@@ -126,7 +126,7 @@ def laplacian_eigenvectors(affinity: np.ndarray, num_eigenvectors: int) -> np.nd
 
 
 @dataclass(frozen=True)
-class DeepSpectralHead(FittedHead):
+class DeepSpectralHead(KMeansHead):
     """Segments of an image, each in the cluster of its mean feature ("deep_spectral").
 
     The method is transductive: there is no function of a patch, every image is cut by eigenvectors of its own, and the
@@ -165,16 +165,8 @@ class DeepSpectralHead(FittedHead):
             images.append(of_segments[torch.from_numpy(segments)])
         return torch.stack(images)
 
-    @property
-    def num_clusters(self) -> int:  # noqa: D102
-        return len(self.centroids.values)
-
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
-        return {
-            "centroids": torch.from_numpy(self.centroids.values),
-            "mean": self.mean,
-            "seed": torch.tensor(self.cut.seed),
-        }
+        return super().tensors() | {"mean": self.mean, "seed": torch.tensor(self.cut.seed)}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralef.clustering import FittedHead, hidden_features, prepare_features, sample_hidden
+from neuralef.clustering import KMeansHead, hidden_features, prepare_features, sample_hidden
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.features import FeatureStore
@@ -39,7 +39,7 @@ TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
-class PlusHead(FittedHead):
+class PlusHead(KMeansHead):
     """K-means on angles of psi's hidden features, with the parts of the recipe that act on a new image.
 
     Attributes:
@@ -67,12 +67,8 @@ class PlusHead(FittedHead):
             prepared = F.normalize(diffuse(prepared, self.temperature), dim=-1)
         return self.centroids.logits(prepared)
 
-    @property
-    def num_clusters(self) -> int:  # noqa: D102
-        return len(self.centroids.values)
-
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
-        return {"centroids": torch.from_numpy(self.centroids.values), "mean": self.mean}
+        return super().tensors() | {"mean": self.mean}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
