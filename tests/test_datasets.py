@@ -702,12 +702,23 @@ def test_archive_of_something_else_is_refused(tmp_path):
     assert not (tmp_path / "stanford_background").exists()
 
 
+MEND_OR = r"To mend it, put back or correct what is named here, "
+ANEW = r"or delete .*camvid and run `neuralef data prepare camvid --root .*` again"
+
+
 def test_prepared_folder_without_layout_says_how_to_start_over(tmp_path):
     (tmp_path / "camvid").mkdir()
     for call in (datasets.load, datasets.prepare):
-        with pytest.raises(InputError, match=r"delete .*camvid and run `neuralef data prepare camvid --root .*`"):
+        with pytest.raises(InputError, match=rf"holds no CamVid folder .*{MEND_OR}{ANEW}"):
             call("camvid", root=tmp_path)
     assert len(datasets.check("camvid", root=tmp_path)) == 1
+
+
+def test_a_line_of_a_prepared_list_may_be_corrected_instead_of_starting_over(tmp_path):
+    listing = make_camvid(tmp_path / "camvid") / "CamVid" / "val.txt"
+    listing.write_text("train_000.png\n")
+    with pytest.raises(InputError, match=rf"line 1 of {listing} is .*{MEND_OR}{ANEW}"):
+        datasets.load("camvid", root=tmp_path)
 
 
 # prepare
@@ -810,9 +821,20 @@ def test_an_archive_replaces_a_link_that_leads_nowhere(tmp_path):
 def test_prepare_again_notices_lost_files(tmp_path, full_camvid):
     shutil.copytree(full_camvid, tmp_path / "camvid")
     assert datasets.prepare("camvid", root=tmp_path).sizes == {"train": 367, "val": 101}
-    (tmp_path / "camvid" / "CamVid" / "valannot" / "val_003.png").unlink()
-    with pytest.raises(InputError, match=r"val_003\.png is missing.*`neuralef data prepare camvid --root .*` again"):
+    lost = tmp_path / "camvid" / "CamVid" / "valannot" / "val_003.png"
+    lost.unlink()
+    with pytest.raises(InputError, match=rf"{lost} is missing\. To mend it, put back what is missing, {ANEW}"):
         datasets.prepare("camvid", root=tmp_path)
+    save_label(lost, CAMVID_STORED)
+    assert datasets.prepare("camvid", root=tmp_path).sizes == {"train": 367, "val": 101}
+
+
+def test_lost_images_whose_names_are_lost_too_cannot_be_put_back(tmp_path, full_stanford):
+    shutil.copytree(full_stanford, tmp_path / "stanford_background")
+    for file in (tmp_path / "stanford_background").rglob("1003.*"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"instead of 143\. To mend it, delete .*stanford_background and run "):
+        datasets.prepare("stanford_background", root=tmp_path)
 
 
 def test_check_lists_every_problem(tmp_path):

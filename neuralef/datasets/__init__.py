@@ -134,8 +134,10 @@ def prepare(
             if given or not _is_prepared(info, base):
                 _fetch_and_install(info, given, base)
     dataset = _open_prepared(info, base)
-    remedy = f"delete {base / info.folder} and run `{_command(info, base)}` again"
-    _raise_if_any(_count_problems(info, dataset) + _missing_files(dataset), f"{name} is incomplete", remedy)
+    miscounted, missing = _count_problems(info, dataset), _missing_files(dataset)
+    # Nothing here knows the names of images that a split lacks altogether.
+    remedy = _anew(info, base) if miscounted else f"put back what is missing, or {_anew(info, base)}"
+    _raise_if_any(miscounted + missing, f"{name} is incomplete", remedy)
     sizes = ", ".join(f"{len(dataset.ids(split))} {split}" for split in dataset.splits)
     log.info("%s is ready in %s: %s images", name, base / info.folder, sizes)
     return dataset
@@ -191,6 +193,10 @@ def _open_folder(name: str) -> FolderDataset:
 def _command(info: DatasetInfo, base: Path) -> str:
     root = "" if base == data_root() else f" --root {shlex.quote(str(base))}"
     return f"neuralef data prepare {info.name}{root}"
+
+
+def _anew(info: DatasetInfo, base: Path) -> str:
+    return f"delete {base / info.folder} and run `{_command(info, base)}` again"
 
 
 def _how_to_get(info: DatasetInfo, base: Path, missing: Sequence[Source]) -> str:
@@ -276,8 +282,9 @@ def _open_prepared(info: DatasetInfo, base: Path) -> FileDataset:
     except InputError as error:
         folder = base / info.folder
         inside = [path for source in info.sources if (path := source.found(folder))]
-        moved = f"move {' and '.join(map(str, inside))} to {base}, " if inside else ""
-        raise InputError(f"{error}; {moved}delete {folder} and run `{_command(info, base)}`") from error
+        moved = f"move {' and '.join(map(str, inside))} to {base},"
+        first = moved if inside else "put back or correct what is named here, or"
+        raise InputError(f"{error}. To mend it, {first} {_anew(info, base)}") from error
 
 
 def _install(info: DatasetInfo, files: Sequence[Path], base: Path, *, thorough: bool) -> None:
