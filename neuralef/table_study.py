@@ -379,15 +379,15 @@ class TableStudy:
         return self._absent[name]
 
     def _unusable(self, experiment: Experiment) -> str:
-        """Why a backbone cannot be had, or nothing."""
+        """Why a backbone cannot be used, or nothing."""
         if experiment.backbone not in self._absent:
             self._absent[experiment.backbone] = ""
             try:
                 self.bench(experiment).backbone  # noqa: B018 (built when first asked for)
             except InputError as error:
                 log.warning("%s", error)
-                reason = f"the weights of {experiment.backbone} are not here and could not be fetched"
-                self._absent[experiment.backbone] = reason
+                fault = str(error).partition("; ")[0]  # what to do about it would fill a table's cell; the log has it
+                self._absent[experiment.backbone] = f"{experiment.backbone} cannot be used: {fault}"
         return self._absent[experiment.backbone]
 
     def _clusters(self, spec: Spec, experiment: Experiment, *, scaled: bool) -> int:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 
 from neuralef import notebooks, table_study
 from neuralef.datasets.base import IGNORE_LABEL
@@ -167,6 +168,34 @@ def test_what_is_not_here_is_said(monkeypatch, out):
     assert here["pascal_context", "pixel_weight=0.7"] == "not run: not among the values of profile smoke"
     assert set(study.verdicts(TABLES["6"], numbers)["here"]) == {NOT_RUN}
     assert study.data_key([TABLES["6"]]) != smoke_key(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "checkpoint", "fault"),
+    [
+        ("vit_smal", None, "unknown backbone 'vit_smal'"),
+        ("vit_tiny_patch16_224", "lost.safetensors", "checkpoint lost.safetensors does not exist"),
+        (VIT_SMALL, None, f"the weights of {VIT_SMALL} could not be downloaded (OSError)"),
+    ],
+)
+def test_why_a_backbone_cannot_be_used_is_said(monkeypatch, caplog, backbone, checkpoint, fault):
+    create = timm.create_model
+
+    def without_network(*names, pretrained, **settings):
+        if pretrained:
+            raise OSError("no network")
+        return create(*names, **settings)
+
+    monkeypatch.setattr(timm, "create_model", without_network)
+    study = smoke()
+    study = replace(
+        study,
+        profile=replace(study.profile, config=replace(study.profile.config, checkpoint=checkpoint)),
+        setup=replace(study.setup, backbones={VIT_SMALL: backbone}),
+    )
+    (line,) = study.lines(TABLES["4"])
+    assert line.description == f"not run: {backbone} cannot be used: {fault}"
+    assert f"{fault}; " in caplog.text  # and what to do about it
 
 
 def smoke_key(monkeypatch):
