@@ -534,7 +534,8 @@ def favourite_agreement(first: np.ndarray, second: np.ndarray, *, draws: int, se
     one, other = first[used].argmax(axis=1), second[used].argmax(axis=1)
     rng = np.random.default_rng(seed)
     shuffled = np.array([(one == rng.permutation(other)).mean() for _ in range(draws)])
-    return Agreement((one == other).mean(), len(used), shuffled.mean(), np.quantile(shuffled, 0.95))
+    share, chance, bound = map(float, ((one == other).mean(), shuffled.mean(), np.quantile(shuffled, 0.95)))
+    return Agreement(share, len(used), chance, bound)
 
 
 def verdict_lines(verdicts: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pandas as pd
@@ -427,6 +427,7 @@ def test_clusters_that_meet_the_same_class_in_both_halves_agree_beyond_chance():
     second[29] = 0  # takes no pixel there: does not count
     alike = favourite_agreement(first, second, draws=200)
     assert (alike.share, alike.clusters, alike.outcome) == (1.0, 29, "holds")
+    assert [type(value) for value in astuple(alike)] == [float, int, float, float]
     assert 0.1 < alike.chance <= alike.bound < 0.6
     moved = favourite_agreement(first, np.roll(first, 1, axis=1), draws=200)
     assert (moved.share, moved.outcome) == (0.0, "undecided")
