@@ -16,14 +16,14 @@ from tqdm.auto import tqdm
 
 from benchmarks import inputs, plain
 from benchmarks.harness import Row, less_is_better, more_is_better
-from benchmarks.paper_step import CROP, HOURS_OF_THE_PAPER, PAPER, TRAINING_PHOTOGRAPHS
+from benchmarks.paper_step import CROP, PAPER, training_step, whole_training
 from neuralef import backbones, sizing
-from neuralef.eigenfunctions import Eigenfunctions, gumbel_softmax, l2_batch_norm
+from neuralef.eigenfunctions import gumbel_softmax, l2_batch_norm
 from neuralef.features import patch_colours, to_tensor
 from neuralef.objective import neural_eigenfunction_objective
 from neuralef.precision import Precision
 from neuralef.protocols import PAPER_SLIDING
-from neuralef.training import kernel_of, new_optimizer, noise_of, optimise
+from neuralef.training import kernel_of, noise_of
 
 NAME = "gpu"
 COMPUTED_ON = "cuda"
@@ -103,19 +103,8 @@ def _step(precision: Precision) -> Iterator[Row]:
     batch = config.batch_images
     vit, machine = sizing.transformer_of(PAPER.backbone), sizing.this_machine("cuda", precision)
     backbone, pictures = backbones.build(PAPER.backbone, pretrained=False).to("cuda"), _pictures(CROP)
-    psi = Eigenfunctions(sum(backbone.channels), K, generator=torch.Generator().manual_seed(0)).to("cuda")
-    optimizer, noise = new_optimizer(psi, config), noise_of(0, 0, "cuda")
-
-    def features() -> Tensor:
-        return backbone(pictures, precision=precision)
-
-    def step() -> float:
-        levels = features()
-        colours = patch_colours(pictures, levels.shape[1:3]).to("cuda")
-        kappa = kernel_of(levels[..., -backbone.channels[-1] :], colours, config)
-        return optimise(psi, optimizer, levels, kappa, config, temperature=1.0, noise=noise).loss.item()
-
-    seconds, _ = _measured(features)
+    step = training_step(backbone, pictures, K, config)
+    seconds, _ = _measured(lambda: backbone(pictures, precision=precision))
     case = f"features of {batch} crops, {precision}"
     cost = sizing.backbone_cost(vit, (CROP, CROP), batch, backbones.IMAGES_AT_ONCE_CUDA)
     yield less_is_better(NAME, case, "time, s", "roofline of this GPU", (machine.seconds(cost), seconds))
@@ -128,6 +117,4 @@ def _step(precision: Precision) -> Iterator[Row]:
     yield less_is_better(NAME, case, "time, s", "roofline of this GPU", (machine.seconds(cost), seconds))
     memory = (cost.memory - held) / 1e6, megabytes  # weights and Adam's moments are there before
     yield less_is_better(NAME, case, "peak memory, MB", "sum over tensors", memory)
-    steps = config.epochs * (TRAINING_PHOTOGRAPHS // batch)
-    hours = (HOURS_OF_THE_PAPER, steps * seconds / 3600)
-    yield less_is_better(NAME, f"a training of {steps} such steps", "hours", "paper, RTX 3090", hours)
+    yield whole_training(NAME, seconds)
