@@ -50,6 +50,7 @@ def test_only_the_gradient_changes_psi_and_its_scores(audited):
         scores = of_seed.pivot(index=["method", "matching"], columns="variant", values=["accuracy", "mean_iou"])
         for metric in ("accuracy", "mean_iou"):
             assert scores[metric, "none"].equals(scores[metric, "detached"].rename("none"))
+            assert not scores[metric, "none"].equals(scores[metric, "gradient"].rename("none"))
 
 
 def test_without_a_head_the_scores_are_those_of_the_benchmark(audited, monkeypatch):

@@ -184,7 +184,6 @@ def test_a_killed_run_continues_with_the_same_crops(store, augmented, tmp_path, 
     resumed, resumed_history = weights(store, config, augmented, folder=tmp_path, checkpoint_every=2)
     assert same(whole, resumed)
     assert resumed_history == history
-    assert all(np.isfinite(entry.loss) for entry in history)
 
 
 def test_crops_made_ahead_are_the_same(store, augmented, monkeypatch):

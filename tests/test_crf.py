@@ -138,6 +138,7 @@ def test_images_are_read_as_they_are_needed(library, monkeypatch):
     maps = crf.refine((read.append(picture[0]) or picture for picture in pictures(9)), "colour", processes=2)
     for taken, _ in enumerate(maps, start=1):
         assert len(read) <= taken + 3
+    assert taken == len(read) == 9
 
 
 def test_processes_of_the_crf_keep_off_the_gpu(library, monkeypatch):

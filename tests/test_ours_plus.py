@@ -78,8 +78,9 @@ def test_maps_of_stored_views_are_those_of_the_segmenter(scenes, colour_backbone
     views = extract(scenes, "val", colour_backbone, CONFIG, views=2, cache=tmp_path, progress=False)
     segmenter = Segmenter(colour_backbone, head, views.crop_size)
     images = {image_id: scenes.image(image_id) for image_id in views.ids}
-    stored = segment_store(head, views, lambda image_id: crop_image(images[image_id], views.crop_size))
-    for image_id, clusters in stored:
+    stored = dict(segment_store(head, views, lambda image_id: crop_image(images[image_id], views.crop_size)))
+    assert tuple(stored) == views.ids
+    for image_id, clusters in stored.items():
         assert (clusters == segmenter.crop(images[image_id])).mean() > 0.99  # the store rounds to float16
 
 

@@ -193,6 +193,7 @@ def test_a_strip_keeps_its_bound():
     for rows, probabilities in logits.strips(strip):
         assert rows.stop - rows.start <= 4
         assert probabilities.numel() <= strip
+    assert rows.stop == 256
 
 
 def test_one_window_is_the_plain_map():

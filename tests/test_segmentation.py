@@ -94,7 +94,9 @@ def test_segmenter_and_feature_store_give_the_same_maps(scenes, store):
     config = Config(kmeans_patches=1000)
     head = clustering.fit_feature_kmeans(store, config, num_clusters=5, seed=0, centred=False, progress=False)
     segmenter = Segmenter(build("colour_patches"), head, crop_size=store.crop_size)
-    for image_id, from_store in segment_store(head, store, None):
+    maps = dict(segment_store(head, store, None))
+    assert tuple(maps) == store.ids
+    for image_id, from_store in maps.items():
         agreement = (segmenter.crop(scenes.image(image_id)) == from_store).mean()
         assert agreement > 0.99  # the store rounds to float16
 
@@ -111,7 +113,9 @@ class Redness(Brightness):
 
 def test_heads_that_look_at_colours_see_the_same_in_both(scenes, store):
     segmenter = Segmenter(build("colour_patches"), Redness(), crop_size=store.crop_size)
-    for image_id, from_store in segment_store(Redness(), store, None):
+    maps = dict(segment_store(Redness(), store, None))
+    assert tuple(maps) == store.ids
+    for image_id, from_store in maps.items():
         np.testing.assert_array_equal(segmenter.crop(scenes.image(image_id)), from_store)
 
 
