@@ -8,7 +8,8 @@ from time import perf_counter
 
 from benchmarks import inputs
 from benchmarks.harness import Row, less_is_better, measure
-from neuralef.experiments import Experiment, run_experiment
+from neuralef.experiments import run_experiment
+from neuralef.workbench import Experiment
 
 NAME = "scale"
 IMAGES = (1600, 400)  # to train and to validate: 1,058,000 patches of 14 x 14 pixels

@@ -42,15 +42,7 @@ from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Scores, score, score_mapping
-from neuralef.experiments import (
-    Experiment,
-    Workbench,
-    check_same_features,
-    open_workbench,
-    require_labels,
-    score_columns,
-    warn_of_absent_classes,
-)
+from neuralef.experiments import require_labels, score_columns, warn_of_absent_classes
 from neuralef.files import ensure_writable_folder, read_checked_tensors, tensors_digest, write_checked_tensors
 from neuralef.intervals import (
     Interval,
@@ -62,6 +54,7 @@ from neuralef.intervals import (
 from neuralef.paths import cache_root
 from neuralef.reporting import METHOD_TITLES, markdown, mean_and_interval, mean_and_spread
 from neuralef.results import COLUMNS, append_rows, check_columns
+from neuralef.workbench import Experiment, Workbench, check_same_features, open_workbench
 
 FILE = "audit.csv"
 # Variants differ in labels, never in photographs: what is trained on is always what is evaluated.

@@ -23,7 +23,7 @@ from neuralef.paths import fix_roots
 
 # torch and timm take seconds to import; a command imports what it needs, so that --help answers at once.
 if TYPE_CHECKING:
-    from neuralef.experiments import Experiment, Workbench
+    from neuralef.workbench import Experiment, Workbench
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +142,9 @@ def run(
     settings: Settings = None,
 ) -> None:
     """Run one experiment without any notebook and append its rows to OUT/results.csv."""
-    from neuralef.experiments import open_workbench, run_experiment
+    from neuralef.experiments import run_experiment
     from neuralef.files import ensure_writable_folder
+    from neuralef.workbench import open_workbench
 
     ensure_writable_folder(out)
     experiment = _experiment(dataset, backbone, clusters, seed, profile, settings, trained_on)
@@ -204,10 +205,10 @@ def segment(
     from neuralef import crf
     from neuralef.datasets.base import read_image
     from neuralef.drawing import side_by_side
-    from neuralef.experiments import open_workbench
     from neuralef.files import png_made_from, write_png
     from neuralef.methods import REGISTRY
     from neuralef.segmentation import segment_images
+    from neuralef.workbench import open_workbench
 
     photographs = _photographs(images, out)
     experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
@@ -372,7 +373,7 @@ def _from_here(value: Any) -> Any:
 
 
 def _methods(text: str) -> list[str]:
-    from neuralef.experiments import check_methods
+    from neuralef.methods import check_methods
 
     methods = _names(text)
     check_methods(methods or [text])
@@ -403,8 +404,8 @@ def _experiment(
     trained_on: str = "",
 ) -> "Experiment":
     from neuralef.config import load_profile, parse_assignments
-    from neuralef.experiments import Experiment
     from neuralef.precision import native_precisions, require
+    from neuralef.workbench import Experiment
 
     base = load_profile(profile)
     config = base.config_for(trained_on or dataset).updated(parse_assignments(settings or []))

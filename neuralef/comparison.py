@@ -4,7 +4,7 @@ Scores and training seconds are those of ``results.csv``. What is measured here 
 it is found the next time:
 
 - ``image_s``: a new image, from its features to its clusters, and the backbone's passes beyond the first
-  (:meth:`neuralef.experiments.Workbench.seconds_per_image`);
+  (:meth:`neuralef.workbench.Workbench.seconds_per_image`);
 - ``peak_mb``: peak memory of the fit above the training features, in a process of its own. psi trains one epoch there;
   further ones repeat its steps (notebook 33).
 
@@ -28,7 +28,7 @@ from neuralef.clustering import Method
 from neuralef.config import Config
 from neuralef.errors import InputError
 from neuralef.evaluation import score
-from neuralef.experiments import Experiment, Workbench, read_image_tables
+from neuralef.experiments import read_image_tables
 from neuralef.features import FeatureStore
 from neuralef.intervals import Interval, paired_difference_interval, paired_gains
 from neuralef.measuring import measure
@@ -37,6 +37,7 @@ from neuralef.reporting import markdown, matching_columns, mean_and_interval, me
 from neuralef.results import append_rows
 from neuralef.scaling import fewest_images, grow, opened, portable
 from neuralef.training import train
+from neuralef.workbench import Experiment, Workbench
 
 FILE = "costs.csv"
 COLUMNS = (

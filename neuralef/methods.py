@@ -2,10 +2,10 @@
 
 A new method registers a :class:`Recipe` under a name of :data:`neuralef.clustering.Method`; running, caching and the
 results file need nothing else. Its title stands in :data:`neuralef.reporting.METHOD_TITLES`, its code in
-``EVALUATION_MODULES`` of :mod:`neuralef.experiments`.
+``EVALUATION_MODULES`` of :mod:`neuralef.workbench`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,7 @@ from neuralef.clustering import (
 from neuralef.config import Config
 from neuralef.deep_spectral import DeepSpectralHead, fit_deep_spectral
 from neuralef.eigenfunctions import Eigenfunctions
+from neuralef.errors import InputError
 from neuralef.features import FeatureStore
 from neuralef.ours_plus import PlusHead, fit_plus
 
@@ -115,3 +116,10 @@ register(
 register("ours", Recipe(EigenfunctionHead, None, needs_psi=True))
 register("ours_star", Recipe(HiddenKMeans, fit_hidden_kmeans, _SAMPLED_KMEANS, _KMEANS, needs_psi=True))
 register("ours_plus", Recipe(PlusHead, fit_plus, _SAMPLED_KMEANS, (*_KMEANS, "spectral", "ours_plus"), needs_psi=True))
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Raise ``InputError`` naming the first method that is not registered."""
+    for method in methods:
+        if method not in REGISTRY:
+            raise InputError(f"unknown method {method!r}; there are {', '.join(REGISTRY)}")

@@ -19,7 +19,6 @@ from neuralef.clustering import ClusterHead, FeatureKMeans, fit_feature_kmeans, 
 from neuralef.config import load_profile
 from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, score
-from neuralef.experiments import Workbench
 from neuralef.features import FeatureStore, shifted_levels, to_tensor
 from neuralef.ours_plus import TEMPERATURE, VIEWS, diffuse, fit_plus
 from neuralef.paths import cache_root
@@ -31,6 +30,7 @@ from neuralef.studies import Study, described, open_studies
 from neuralef.table_study import NOT_RUN
 from neuralef.training import train
 from neuralef.upsampling import Guide, guided_map
+from neuralef.workbench import Workbench
 
 NOTHING = {"views": 1, "temperature": None, "guide": None}
 """Fields of :class:`neuralef.ours_plus.PlusHead` that leave K-means on angles alone."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from neuralef import backbones, datasets
 from neuralef.config import Profile, load_profile
 from neuralef.errors import InputError
-from neuralef.experiments import Experiment, Workbench
+from neuralef.workbench import Experiment, Workbench
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,7 @@ from neuralef import datasets
 from neuralef.config import FEATURE_FIELDS, PAPER_EIGENFUNCTIONS, Profile, StandIn, TableSetup, load_profile
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Matching
-from neuralef.experiments import (
-    Experiment,
-    Workbench,
-    open_workbench,
-    read_image_tables,
-    run_experiment,
-    run_seeds,
-)
+from neuralef.experiments import read_image_tables, run_experiment, run_seeds
 from neuralef.findings import VERDICT_COLUMNS, Setting
 from neuralef.findings import VERDICT_RULE as VERDICT_RULE  # notebooks write it under a table's findings
 from neuralef.methods import REGISTRY
@@ -35,6 +28,7 @@ from neuralef.results import read_results
 from neuralef.studies import described
 from neuralef.tables import PEERS, VIT_SMALL, Spec, Table
 from neuralef.training import training_settings
+from neuralef.workbench import Experiment, Workbench, open_workbench
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from test_experiments import CONFIG, EXPERIMENT, on_folder
+from small import CONFIG, EXPERIMENT, on_folder
 from trees import write_folder_dataset
 
 from neuralef import audit, audit_study
@@ -12,10 +12,11 @@ from neuralef.audit import VARIANTS
 from neuralef.audit_study import audit_table, compare, counts_of, read_audit, run_audit
 from neuralef.errors import InputError
 from neuralef.evaluation import score, score_mapping
-from neuralef.experiments import open_workbench, run_experiment
+from neuralef.experiments import run_experiment
 from neuralef.files import read_checked_tensors
 from neuralef.intervals import paired_difference_interval
 from neuralef.results import COLUMNS
+from neuralef.workbench import open_workbench
 
 SEEDS = [replace(EXPERIMENT, seed=seed) for seed in (0, 1)]
 

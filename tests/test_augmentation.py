@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from interruptions import interrupted_at
-from test_experiments import EXPERIMENT
+from small import EXPERIMENT
 from trees import write_folder_dataset
 
 from neuralef import training
 from neuralef.augmentation import AugmentedPhotographs, View, apply_view, distort_colours, draw_view
 from neuralef.config import Config
 from neuralef.errors import InputError
-from neuralef.experiments import open_workbench
+from neuralef.workbench import open_workbench
 
 CONFIG = Config(
     image_size=64, width=16, feature_neighbors=8, epochs=4, batch_images=2, pixel_neighbors=(4, 2), augment=True

@@ -5,19 +5,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_experiments import CONFIG, EXPERIMENT
+from small import CONFIG, EXPERIMENT
 from test_intervals import literal_mean_iou, tables
 
 from neuralef import comparison
 from neuralef.clustering import fit_spectral
 from neuralef.comparison import PairedDifference, Standing, break_even, compare, measure_costs
 from neuralef.errors import InputError
-from neuralef.experiments import open_workbench, run_experiment
+from neuralef.experiments import run_experiment
 from neuralef.files import write_checked_tensors
 from neuralef.intervals import Interval, paired_difference_interval
 from neuralef.measuring import Measured
 from neuralef.methods import REGISTRY
 from neuralef.scaling import portable
+from neuralef.workbench import open_workbench
 
 KMEANS = Standing("kmeans", (0.50, 0.52), (0.30, 0.32), (1.0, 3.0), 0.001, 40.0)
 EXACT = Standing("spectral", (0.60, 0.60), (0.40, 0.42), (10.0, 10.0), 0.012, 900.0)

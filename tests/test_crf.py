@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from reference import mean_field
-from test_experiments import CONFIG, EXPERIMENT
+from small import CONFIG, EXPERIMENT
 
 from neuralef import crf
 from neuralef.errors import InputError

@@ -10,11 +10,12 @@ from interruptions import interrupted_at
 from neuralef import backbones, training
 from neuralef.config import Config, load_profile
 from neuralef.errors import InputError
-from neuralef.experiments import Experiment, Workbench, run_experiment
+from neuralef.experiments import run_experiment
 from neuralef.features import extract
 from neuralef.methods import REGISTRY
 from neuralef.precision import fastest_precision, native_precisions, require
 from neuralef.results import read_results
+from neuralef.workbench import Experiment, Workbench
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no NVIDIA GPU here")
 OPTIONS = {"train": 6, "val": 3, "size": (64, 80), "seed": 0}

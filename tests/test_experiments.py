@@ -1,11 +1,9 @@
-import ast
 import csv
 import json
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,50 +12,23 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from small import CONFIG, EXPERIMENT, SLIDING, on_folder
 from trees import SCENES, write_folder_dataset
 from typer.testing import CliRunner
 
-from neuralef import experiments, features, provenance, training
+from neuralef import workbench
 from neuralef.augmentation import AugmentedPhotographs
 from neuralef.cli import app
-from neuralef.config import Config
 from neuralef.datasets.folder import FolderDataset
 from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, match_max_iou, score
-from neuralef.experiments import (
-    Experiment,
-    Workbench,
-    open_workbench,
-    read_counts,
-    read_image_tables,
-    run_experiment,
-    run_seeds,
-)
+from neuralef.experiments import read_counts, read_image_tables, run_experiment, run_seeds
 from neuralef.features import extract
 from neuralef.files import read_checked_tensors, write_checked_tensors
 from neuralef.methods import REGISTRY
-from neuralef.paths import PACKAGE
-from neuralef.protocols import Sliding
 from neuralef.results import read_results
-
-CONFIG = Config(
-    image_size=64, width=16, feature_neighbors=8, epochs=2, batch_images=3, kmeans_iterations=5, pca_channels=8
-)
-EXPERIMENT = Experiment(
-    dataset="synthetic_scenes",
-    dataset_options=SCENES,
-    backbone="colour_patches",
-    clusters=5,
-    seed=0,
-    config=CONFIG,
-)
-
-
-def on_folder(name):
-    """The experiment on a dataset in a folder."""
-    return replace(EXPERIMENT, dataset=name, dataset_options={})
-
+from neuralef.workbench import Workbench, open_workbench
 
 METRICS = ["experiment_id", "method", "matching", "accuracy", "mean_iou", "clusters_used"]
 METHODS = tuple(REGISTRY)
@@ -94,71 +65,6 @@ def test_running_again_adds_nothing(tmp_path):
     assert (tmp_path / "results.csv").read_bytes() == before
 
 
-def test_a_workbench_of_other_features_is_refused(tmp_path):
-    other = open_workbench(replace(EXPERIMENT, config=replace(CONFIG, image_size=32)), progress=False)
-    with pytest.raises(ValueError, match="image_size is 64 in the experiment and 32 on the workbench"):
-        run_experiment(EXPERIMENT, ["kmeans"], tmp_path / "out", bench=other, progress=False)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"dataset": "camvid"},
-        {"backbone": "efficientnet_lite0"},
-        {"dataset_options": {"train": 3, "val": 2, "size": (64, 64)}},
-        {"trained_on": "camvid"},
-    ],
-    ids=lambda changed: next(iter(changed)),
-)
-def test_a_workbench_of_other_photographs_or_backbone_is_refused(tmp_path, changed):
-    bench = open_workbench(EXPERIMENT, progress=False)
-    with pytest.raises(ValueError, match=r"in the experiment and .* on the workbench; open one for it"):
-        run_experiment(replace(EXPERIMENT, **changed), ["kmeans"], tmp_path / "out", bench=bench, progress=False)
-    assert not (tmp_path / "out").exists()
-
-
-def test_windows_of_other_datasets_are_the_crops_that_psi_was_trained_on():
-    def sliding(**settings):
-        config = replace(CONFIG, protocol="sliding", **settings)
-        return open_workbench(replace(EXPERIMENT, config=config), progress=False).sliding(config)
-
-    assert sliding() == Sliding(64, 64, 42)
-    assert sliding(augment=True, train_crop=96) == Sliding(96, 96, 64)
-    assert sliding(train_crop=96) == Sliding(64, 64, 42)  # without random crops none has that side
-
-
-def test_classes_and_what_reads_labels_are_part_of_the_identity(tmp_path, monkeypatch):
-    name = write_folder_dataset(tmp_path / "data")
-
-    def identity():
-        bench = open_workbench(on_folder(name), progress=False)
-        return bench.experiment_id(5, 0, CONFIG)
-
-    before = identity()
-    assert identity() == before
-    classes = tmp_path / "data" / "classes.csv"
-    classes.write_text(classes.read_text().replace("sky", "heaven"))
-    assert (renamed := identity()) != before
-    digest = provenance.code_digest
-    monkeypatch.setattr(
-        provenance, "code_digest", lambda *of: digest(*of) + ("changed" if "datasets.folder" in of else "")
-    )
-    assert identity() != renamed
-
-
-@pytest.mark.parametrize("module", ["methods", "experiments"])
-def test_code_that_puts_fits_and_scores_together_is_part_of_their_keys(monkeypatch, module):
-    bench = open_workbench(EXPERIMENT, progress=False)
-    of_module = {
-        "methods": lambda: bench._head_key("kmeans", REGISTRY["kmeans"], 5, 0, CONFIG),
-        "experiments": lambda: bench.experiment_id(5, 0, CONFIG),
-    }[module]
-    before, digest = of_module(), provenance.code_digest
-    monkeypatch.setattr(provenance, "code_digest", lambda *of: digest(*of) + ("changed" if module in of else ""))
-    assert of_module() != before
-
-
 def test_time_of_shifted_views_is_extraction_whether_they_are_stored_or_not(tmp_path):
     bench = open_workbench(EXPERIMENT, progress=False)
     plus, plain = bench.head("ours_plus", 5, 0), bench.head("ours_star", 5, 0)
@@ -188,50 +94,6 @@ def test_lost_results_are_rebuilt_from_the_runs_without_computing(tmp_path, monk
     monkeypatch.setattr(Workbench, "fitted", lambda *_: pytest.fail("computed again"))
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
     assert (tmp_path / "results.csv").read_bytes() == before
-
-
-def fitted_heads():
-    bench = open_workbench(EXPERIMENT, progress=False)
-    everything = slice(None)
-    images = (bench.val.levels(everything), bench.val.colours(everything))
-    return {method: bench.fitted(method, 5, 0) for method in METHODS}, images
-
-
-def test_fitted_clusters_come_back_from_the_cache_unchanged(tmp_path, monkeypatch):
-    first, images = fitted_heads()
-    monkeypatch.setattr("neuralef.clustering.fit_kmeans", lambda *_, **__: pytest.fail("computed again"))
-    again, _ = fitted_heads()
-    for method in METHODS:
-        assert torch.equal(first[method].head.image_logits(*images), again[method].head.image_logits(*images))
-        assert first[method].seconds == again[method].seconds
-
-
-def test_a_corrupted_cluster_file_is_named(tmp_path):
-    fitted_heads()
-    for path in (tmp_path / "cache" / "kmeans").glob("*.safetensors"):
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=r"kmeans.*\.safetensors"):
-        fitted_heads()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 1},
-        {"clusters": 6},
-        {"config": replace(CONFIG, pixel_weight=0.1)},
-        {"dataset_options": {**SCENES, "seed": 1}},
-    ],
-)
-def test_every_part_of_the_specification_changes_the_identity(change):
-    other = replace(EXPERIMENT, **change)
-    first, second = (
-        open_workbench(item, progress=False).experiment_id(item.clusters, item.seed, item.config)
-        for item in (EXPERIMENT, other)
-    )
-    assert first != second
 
 
 def test_replacing_labels_by_noise_leaves_psi_and_every_cluster_bit_identical(tmp_path):
@@ -278,9 +140,6 @@ def test_scores_recomputed_from_the_saved_maps_equal_the_results(tmp_path):
     assert frame["accuracy"].item() == pytest.approx(table.diagonal().sum() / table.sum(), abs=1e-12)
 
 
-SLIDING = replace(CONFIG, protocol="sliding", short_side=56, window=40, window_stride=20)
-
-
 def test_sliding_windows_are_scored_at_the_resolution_of_the_labels(tmp_path, monkeypatch):
     experiment = replace(EXPERIMENT, config=SLIDING)
     splits = []
@@ -289,7 +148,7 @@ def test_sliding_windows_are_scored_at_the_resolution_of_the_labels(tmp_path, mo
         splits.append(split)
         return extract(dataset, split, *arguments, **options)
 
-    monkeypatch.setattr("neuralef.experiments.extract", spy)
+    monkeypatch.setattr("neuralef.workbench.extract", spy)
     rows = run_experiment(experiment, METHODS, tmp_path, save_maps=True, progress=False)
     assert splits == ["train"]  # no store of square crops is made
     assert {(row["protocol"], row["crf"]) for row in rows} == {("sliding", "none")}
@@ -303,28 +162,6 @@ def test_sliding_windows_are_scored_at_the_resolution_of_the_labels(tmp_path, mo
         np.testing.assert_array_equal(saved, bench.segmenter("ours", 5, 0)(scenes.image(image_id)))
     counted = json.loads(next(tmp_path.glob("runs/*/ours.json")).read_text())["counts"]
     assert np.array(counted).sum() == 3 * 64 * 80
-
-
-def test_methods_share_the_passes_of_sliding_windows_and_change_nothing_by_it(tmp_path, monkeypatch):
-    sliding = replace(EXPERIMENT, config=replace(CONFIG, protocol="sliding"))
-    bench = open_workbench(sliding, progress=False)
-    heads = [bench.head(method, 5, 0) for method in ("kmeans", "ours", "ours_plus")]  # the last wants shifted views
-    apart = [dict(bench.predictions([head], sliding.config)) for head in heads]
-    seen = []
-    passes = type(bench.backbone).forward
-    monkeypatch.setattr(
-        type(bench.backbone),
-        "forward",
-        lambda self, images, **how: seen.append(len(images)) or passes(self, images, **how),
-    )
-    for image_id, found in bench.predictions(heads, sliding.config):
-        for clusters, alone in zip(found, apart, strict=True):
-            np.testing.assert_array_equal(clusters, alone[image_id][0])
-    together, seen[:] = sum(seen), []
-    for head in heads:
-        list(bench.predictions([head], sliding.config))
-    views = [head.views**2 for head in heads]
-    assert together * sum(views) == sum(seen) * sum({of.views: of.views**2 for of in heads}.values())
 
 
 def test_seeds_share_the_passes_of_sliding_windows_and_change_nothing_by_it(tmp_path, monkeypatch):
@@ -374,24 +211,6 @@ def test_both_protocols_stand_beside_each_other_and_share_psi(tmp_path, monkeypa
     monkeypatch.setattr("neuralef.training._train_step", lambda *_, **__: pytest.fail("trained again"))
     run_experiment(replace(EXPERIMENT, config=SLIDING), ("ours",), tmp_path, progress=False)
     assert read_results(tmp_path / "results.csv")["protocol"].tolist() == ["crop320"] * 3 + ["sliding"] * 3
-
-
-def test_only_psi_s_own_logits_are_divided_by_its_temperature():
-    """Official code, mode ``our``; distances to centroids go into a softmax as they are."""
-    bench = open_workbench(EXPERIMENT, progress=False)
-    sliding = replace(CONFIG, protocol="sliding")
-    temperatures = {m: bench.segmenter(m, 5, 0, sliding).temperature for m in ("kmeans", "ours", "ours_star")}
-    assert temperatures == {"kmeans": 1.0, "ours": CONFIG.temperature_end, "ours_star": 1.0}
-
-
-def test_a_segmenter_may_have_another_protocol_than_its_workbench():
-    photograph = SyntheticScenes(**SCENES).image(SyntheticScenes(**SCENES).ids("val")[0])
-    squares, windows = (
-        open_workbench(item, progress=False) for item in (EXPERIMENT, replace(EXPERIMENT, config=SLIDING))
-    )
-    np.testing.assert_array_equal(
-        squares.segmenter("ours", 5, 0, SLIDING)(photograph), windows.segmenter("ours", 5, 0)(photograph)
-    )
 
 
 def test_windows_that_leave_pixels_out_are_refused_before_training(tmp_path, monkeypatch):
@@ -484,7 +303,7 @@ def interrupted_after(images, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("neuralef.tally.KEEP_SECONDS", 0)
         patched.setattr("neuralef.tally.KEEP_SHARE", 1e9)
-        patched.setattr(experiments, "image_counts", counts)
+        patched.setattr(workbench, "image_counts", counts)
         yield
 
 
@@ -539,25 +358,6 @@ def test_an_evaluation_whose_maps_or_fit_are_gone_begins_anew(tmp_path, monkeypa
     assert len(seen) == 3
     assert [row["mean_iou"] for row in rows] == [row["mean_iou"] for row in whole]
     assert len(list(tmp_path.glob("out/maps/kmeans/*.png"))) == 3
-
-
-def test_what_another_process_computes_is_waited_for_and_taken(tmp_path, monkeypatch, caplog):
-    caplog.set_level("INFO")
-    ours, theirs = (open_workbench(EXPERIMENT, progress=False) for _ in range(2))
-    assert len(ours.train) == len(theirs.train)
-    steps, train_step = [], training._train_step
-    monkeypatch.setattr(training, "_train_step", lambda *a, **k: steps.append(k["step"]) or train_step(*a, **k))
-    fits = []
-    recipe = REGISTRY["ours_star"]
-    monkeypatch.setitem(
-        REGISTRY, "ours_star", replace(recipe, fit=lambda *a, **k: fits.append(time.sleep(0.3)) or recipe.fit(*a, **k))
-    )
-    with ThreadPoolExecutor(2) as pool:
-        heads = list(pool.map(lambda bench: bench.head("ours_star", 5, 0), (ours, theirs)))
-    np.testing.assert_array_equal(*(head.centroids.values for head in heads))
-    assert len(steps) == len(set(steps)) > 0
-    assert len(fits) == 1
-    assert "another process is training this psi (seed 0); waiting for it" in caplog.text
 
 
 def test_maps_that_another_process_is_writing_are_left_to_it(tmp_path):
@@ -641,7 +441,7 @@ def test_unknown_method_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["results.csv", "per_class.csv"])
 def test_a_file_that_cannot_be_continued_is_named_before_anything_is_computed(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(experiments, "extract", None)
+    monkeypatch.setattr(workbench, "extract", None)
     (tmp_path / name).write_text("a,b\n")
     with pytest.raises(InputError, match=f"{name} has other columns"):
         run_experiment(EXPERIMENT, ("kmeans",), tmp_path, progress=False)
@@ -657,7 +457,7 @@ def test_a_file_that_cannot_be_continued_is_named_before_anything_is_computed(tm
     ],
 )
 def test_batches_too_small_for_psi_are_named_before_anything_is_computed(tmp_path, monkeypatch, changes, message):
-    monkeypatch.setattr(experiments, "extract", None)
+    monkeypatch.setattr(workbench, "extract", None)
     small = replace(EXPERIMENT, config=replace(CONFIG, **changes))
     with pytest.raises(InputError, match=message):
         run_experiment(small, ("kmeans", "ours"), tmp_path, progress=False)
@@ -710,40 +510,7 @@ def test_counts_of_the_images_add_up_and_can_be_kept_later(tmp_path):
     assert before == (record.read_bytes(), (tmp_path / "results.csv").read_bytes())
 
 
-def test_a_cache_that_cannot_be_written_is_met_before_the_fit(tmp_path, monkeypatch):
-    bench = open_workbench(EXPERIMENT, progress=False)
-    assert bench.train
-    (tmp_path / "cache" / "kmeans").touch()
-    monkeypatch.setattr("neuralef.methods.Recipe.fitted", lambda *_, **__: pytest.fail("fitted"))
-    with pytest.raises(InputError, match=r"cannot write to folder .*kmeans"):
-        bench.head("kmeans", 5, 0)
-
-
 def test_kept_counts_are_not_computed_again(tmp_path, monkeypatch):
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
     monkeypatch.setattr(Workbench, "fitted", lambda *_: pytest.fail("computed again"))
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
-
-
-def imports_of(module):
-    """Modules of the package that one of its modules imports, ``datasets.crops`` for ``neuralef.datasets.crops``."""
-    names = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "neuralef":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("neuralef."):
-            names.add(node.module.removeprefix("neuralef."))
-    return names
-
-
-@pytest.mark.parametrize("kind", ["extraction", "training", "evaluation"])
-def test_a_digest_of_code_leaves_out_nothing_that_decides_a_number(kind):
-    """``features`` and what it reads stand in the stores' keys, dataset readers too; the rest touches no number."""
-    extraction, training = set(features.MODULES), set(experiments.TRAINING_MODULES)
-    evaluation = training | set(experiments.EVALUATION_MODULES)
-    modules = {"extraction": extraction, "training": training, "evaluation": evaluation}[kind]
-    elsewhere = {"datasets", "datasets.base", "errors", "files", "paths", "provenance", "results", "allocation"}
-    # A store's key holds the settings it was made with and the digest of the weights.
-    elsewhere |= {"config", "weights"} if kind == "extraction" else {"features", "backbones", "augmentation"}
-    for module in modules:
-        assert imports_of(module) <= modules | elsewhere, module

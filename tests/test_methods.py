@@ -2,15 +2,16 @@ from dataclasses import dataclass, fields, replace
 from typing import get_args
 
 import pytest
-import test_experiments
+import small
 import torch
 
 from neuralef import methods
 from neuralef.clustering import FittedHead, Method
 from neuralef.config import CLUSTERING_PREFIXES, Config
-from neuralef.experiments import Workbench, open_workbench, run_experiment
+from neuralef.experiments import run_experiment
 from neuralef.methods import REGISTRY, Recipe
 from neuralef.paths import PACKAGE
+from neuralef.workbench import Workbench, open_workbench
 
 CONFIG = Config(
     image_size=64,
@@ -24,7 +25,7 @@ CONFIG = Config(
     spectral_neighbors=7,
     deep_spectral_segments=6,
 )
-EXPERIMENT = replace(test_experiments.EXPERIMENT, config=CONFIG)
+EXPERIMENT = replace(small.EXPERIMENT, config=CONFIG)
 WITHOUT_PSI = [name for name, recipe in REGISTRY.items() if not recipe.needs_psi]
 
 

@@ -11,9 +11,9 @@ from neuralef import plus_study
 from neuralef.config import Config
 from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, score
-from neuralef.experiments import Workbench
 from neuralef.ours_plus import PlusHead
 from neuralef.upsampling import Guide
+from neuralef.workbench import Workbench
 
 CONFIG = Config(width=32, depth=1, epochs=1, batch_images=4, patch_stride=2, feature_neighbors=8, kmeans_patches=400)
 

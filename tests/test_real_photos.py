@@ -6,10 +6,11 @@ import pytest
 from neuralef import backbones, datasets, fidelity, weights
 from neuralef.config import Config, load_profile
 from neuralef.errors import InputError
-from neuralef.experiments import Experiment, open_workbench, run_experiment
+from neuralef.experiments import run_experiment
 from neuralef.features import extract, to_tensor
 from neuralef.spectral import principal_eigenvectors
 from neuralef.training import kernel_of
+from neuralef.workbench import Experiment, open_workbench
 
 CONFIG = Config(
     image_size=168, precision="float32", feature_neighbors=12, width=64, epochs=12, batch_images=6, kmeans_iterations=20
