@@ -1,0 +1,240 @@
+"""How many training photographs each method needs (notebook 36).
+
+Every method is fitted to a part of the ``train`` split and scored on all of ``val``. The parts of a seed are drawn at
+random, the smaller ones inside the larger ones, and every method sees the same. psi takes as many epochs whatever the
+part, so that a small one means few steps as well as few photographs; to tell the two apart it is also trained for as
+many steps as the whole split takes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from neuralef import provenance
+from neuralef.clustering import ClusterHead
+from neuralef.config import Config
+from neuralef.errors import InputError
+from neuralef.evaluation import MATCHINGS, score
+from neuralef.experiments import require_labels, score_columns
+from neuralef.features import FeatureStore
+from neuralef.methods import REGISTRY, check_methods
+from neuralef.paths import cache_root
+from neuralef.reporting import mean_and_spread, method_title
+from neuralef.results import COLUMNS as RUN_COLUMNS
+from neuralef.results import append_rows, check_columns
+from neuralef.training import total_steps, train
+from neuralef.workbench import Experiment, Workbench
+
+FILE = "photographs.csv"
+COLUMNS = ("part_id", "photographs", "steps", *(name for name in RUN_COLUMNS[1:] if name != "trained_on"))
+KEY = ("part_id", "method", "matching")
+
+EQUAL_STEPS = ", equal steps"
+"""What the title of a method ends in whose psi was trained for as many steps as on the whole split."""
+
+
+def photographs_of(store: FeatureStore, photographs: int, seed: int) -> FeatureStore:
+    """That many photographs of a store, drawn at random; of a larger number with the same seed they are a part.
+
+    Raises:
+        InputError: If the store has fewer, or none is asked for.
+    """
+    if not 1 <= photographs <= len(store):
+        raise InputError(f"{photographs} training photographs were asked for; there are 1 to {len(store)}")
+    if photographs == len(store):
+        return store
+    drawn = np.random.default_rng([seed, len(store)]).permutation(len(store))[:photographs]
+    return store.chosen(np.sort(drawn), f"{photographs}-drawn-{seed}")
+
+
+def equal_epochs(photographs: int, images: int, config: Config) -> int:
+    """Epochs after which that many photographs have given at least as many steps as ``images`` give."""
+    of_one = total_steps(photographs, config.updated({"epochs": 1}))
+    return -(-total_steps(images, config) // of_one)
+
+
+def run(
+    bench: Workbench,
+    experiments: Sequence[Experiment],
+    methods: Sequence[str],
+    path: Path,
+    *,
+    shares: Sequence[float],
+    equal_steps: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Fit and score every method on every part; a row that the file already holds is not computed again.
+
+    Args:
+        bench: Workbench with dataset, backbone and features.
+        experiments: Experiments of the dataset that differ in their seed alone.
+        methods: Methods to fit, of :data:`neuralef.methods.REGISTRY`.
+        path: CSV file of :data:`COLUMNS` that keeps the rows.
+        shares: Sizes of the parts as shares of the ``train`` split, above 0, at most 1.
+        equal_steps: Those of the methods whose psi is also trained for as many steps as on the whole split.
+
+    Returns:
+        The rows of these parts, methods and seeds, new or already there, and ``share``, that of the ``train`` split.
+
+    Raises:
+        InputError: If a share, a method or the file cannot be used, or a part is too small for psi's batches.
+    """
+    check_methods([*methods, *equal_steps])
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise InputError(f"shares are {list(shares)}; they must be above 0 and at most 1, and there must be one")
+    check_columns(path, COLUMNS)
+    images = len(bench.train)
+    counts = sorted({max(1, round(share * images)) for share in shares})
+    work = list(product(experiments, counts, methods))
+    wanted: list[str] = []
+    bar = tqdm(work, desc=f"parts of {bench.dataset_name}", unit="fit", disable=not bench.progress)
+    for experiment, photographs, method in bar:
+        bar.set_postfix(photographs=photographs, method=method, seed=experiment.seed)
+        epochs = [experiment.config.epochs]
+        if method in equal_steps and REGISTRY[method].needs_psi:
+            epochs.append(equal_epochs(photographs, images, experiment.config))
+        for number in dict.fromkeys(epochs):
+            of_part = replace(experiment, config=experiment.config.updated({"epochs": number}))
+            wanted.append(_part_id(bench, of_part, photographs_of(bench.train, photographs, experiment.seed)))
+            done = _read(path)
+            if not ((done["part_id"] == wanted[-1]) & (done["method"] == method)).any():
+                append_rows(path, list(_rows(bench, of_part, photographs, method)), columns=COLUMNS, key=KEY)
+    rows = _read(path)
+    chosen = rows[rows["part_id"].isin(wanted) & rows["method"].isin(methods)].reset_index(drop=True)
+    return chosen.assign(share=chosen["photographs"] / images)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    return pd.read_csv(path, dtype={"part_id": str, "git_sha": str}, keep_default_na=False)
+
+
+def _part_id(bench: Workbench, experiment: Experiment, store: FeatureStore) -> str:
+    return provenance.digest(bench.experiment_id(experiment.clusters, experiment.seed, experiment.config), store.key)
+
+
+def _rows(bench: Workbench, experiment: Experiment, photographs: int, method: str) -> Iterator[dict[str, Any]]:
+    store = photographs_of(bench.train, photographs, experiment.seed)
+    head, seconds = _fitted(bench, experiment, store, method)
+    began, counts = perf_counter(), np.zeros((head.num_clusters, len(bench.dataset.classes)), dtype=np.int64)
+    for (image,) in bench.counted([head], experiment.config, title=f"evaluating {method}"):
+        counts += image.counts
+    require_labels(bench.dataset, counts.sum(axis=0))
+    seconds |= {"extract_s": bench.extract_s(head, experiment.config), "eval_s": perf_counter() - began}
+    made = provenance.measured_stamp(experiment.config.device, **seconds)
+    steps = total_steps(photographs, experiment.config) if REGISTRY[method].needs_psi else 0
+    for matching in MATCHINGS:
+        yield {
+            "part_id": _part_id(bench, experiment, store),
+            "photographs": photographs,
+            "steps": steps,
+            "method": method,
+            "matching": matching,
+            "images": len(bench.dataset.ids("val")),
+            **score_columns(experiment, score(counts, matching), num_clusters=head.num_clusters),
+            **made,
+        }
+
+
+def _fitted(
+    bench: Workbench, experiment: Experiment, store: FeatureStore, method: str
+) -> tuple[ClusterHead, dict[str, float]]:
+    """The fitted method, and the seconds of psi's training and of the rest; psi comes from the cache if it is there."""
+    clusters, seed, config, recipe = experiment.clusters, experiment.seed, experiment.config, REGISTRY[method]
+    if store is bench.train:  # as everything else fits it
+        found = bench.fitted(method, clusters, seed, config)
+        trained = bench.training(clusters, seed, config).train_s if recipe.needs_psi else 0.0
+        return found.head, {"train_s": trained, "cluster_s": found.seconds}
+    psi, trained = None, 0.0
+    if recipe.needs_psi:
+        folder = cache_root() / "psi" / provenance.digest(bench.training_key(clusters, seed, config), store.key)
+        options = {"num_eigenfunctions": clusters, "seed": seed, "folder": folder, "progress": bench.progress}
+        training = train(store, config, **options)
+        psi, trained = training.psi, training.train_s
+    began = perf_counter()
+    head = recipe.fitted(store, psi, config, num_clusters=clusters, seed=seed, progress=bench.progress)
+    return head, {"train_s": trained, "cluster_s": perf_counter() - began}
+
+
+def titled(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows under ``max_iou`` in the order of tables; column ``title``: the method, and how long psi trained."""
+    chosen = rows[rows["matching"] == "max_iou"]
+    longer = chosen["p_epochs"] > chosen["p_epochs"].min()
+    place = chosen["method"].map(list(REGISTRY).index)
+    titles = chosen["method"].map(method_title) + np.where(longer, EQUAL_STEPS, "")
+    ordered = chosen.assign(title=titles, place=place, longer=longer)
+    return ordered.sort_values(["place", "longer", "photographs", "seed"]).drop(columns=["place", "longer"])
+
+
+def share_name(share: float) -> str:
+    """``1/16 of train``, or ``all of train``."""
+    return "all of train" if share == 1 else f"{Fraction(share).limit_denominator(64)} of train"
+
+
+def score_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """mIoU under ``max_iou``, percent over seeds: a row for each method, a column for each part."""
+    return _by_part(titled(rows), "mean_iou", mean_and_spread)
+
+
+def gains(rows: pd.DataFrame, other: str = "kmeans") -> pd.DataFrame:
+    """The rows of :func:`titled`, ``gain`` being what each has on ``other`` with the same photographs and seed."""
+    found = titled(rows)
+    reference = found[found["title"] == method_title(other)].set_index(["photographs", "seed"])["mean_iou"]
+    pairs = pd.MultiIndex.from_frame(found[["photographs", "seed"]])
+    return found.assign(gain=found["mean_iou"].to_numpy() - reference.loc[pairs].to_numpy())
+
+
+def gain_table(rows: pd.DataFrame, other: str = "kmeans") -> pd.DataFrame:
+    """:func:`gains`, points and in how many seeds they are positive: a row for each method, a column for each part."""
+    found = gains(rows, other)
+    table = _by_part(found[found["title"] != method_title(other)], "gain", _gain)
+    return table.rename(columns={"method": f"method, against {method_title(other)}"})
+
+
+def _gain(values: Sequence[float]) -> str:
+    higher = int((np.asarray(values) > 0).sum())
+    return f"{mean_and_spread(values, sign='+')} ({higher} of {len(values)})"
+
+
+def _by_part(found: pd.DataFrame, column: str, cell: Callable[[Sequence[float]], str]) -> pd.DataFrame:
+    titles, shares = list(dict.fromkeys(found["title"])), sorted(found["share"].unique())
+    cells = found.groupby(["title", "share"])[column].agg(lambda values: cell(list(values)))
+    table = cells.unstack().loc[titles, shares].fillna("the same" if len(shares) > 1 else "")
+    table.columns = [share_name(share) for share in shares]
+    return table.rename_axis("method").reset_index()
+
+
+def sentences(rows: pd.DataFrame) -> list[str]:
+    """What the numbers say of one dataset: what photographs are worth, who is ahead where, what steps change."""
+    found = gains(rows)
+    few, all_of = found["photographs"].min(), found["photographs"].max()
+    usual = found[~found["title"].str.endswith(EQUAL_STEPS)]
+    means = usual.groupby(["title", "photographs"], sort=False)["mean_iou"].mean()
+    titles = list(dict.fromkeys(usual["title"]))
+    rises = ", ".join(f"{title} {100 * (means[title, all_of] - means[title, few]):+.1f}" for title in titles)
+    said = [f"From {few} to {all_of} photographs mIoU changes by, in points: {rises}."]
+    for photographs in sorted(usual["photographs"].unique()):
+        order = means.xs(photographs, level="photographs").sort_values(ascending=False)
+        ranking = ", ".join(f"{title} {100 * value:.1f}" for title, value in order.items())
+        said.append(f"With {photographs} photographs, best first: {ranking}.")
+    longer = found[found["title"].str.endswith(EQUAL_STEPS)]
+    for (method, photographs), group in longer.groupby(["method", "photographs"], sort=False):
+        same = usual[(usual["method"] == method) & (usual["photographs"] == photographs)].set_index("seed")["mean_iou"]
+        change = group.set_index("seed")["mean_iou"] - same
+        said.append(
+            f"With {photographs} photographs {group['steps'].iloc[0]:,} steps in place of "
+            f"{_steps(usual, method, photographs):,} change {method_title(method)} by {_gain(change)}."
+        )
+    return said
+
+
+def _steps(found: pd.DataFrame, method: str, photographs: int) -> int:
+    return int(found[(found["method"] == method) & (found["photographs"] == photographs)]["steps"].iloc[0])
