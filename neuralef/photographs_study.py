@@ -84,9 +84,12 @@ def run(
         The rows of these parts, methods and seeds, new or already there, and ``share``, that of the ``train`` split.
 
     Raises:
-        InputError: If a share, a method or the file cannot be used, or a part is too small for psi's batches.
+        InputError: If a share, a method or the file cannot be used, there is no seed, or a part is too small for psi's
+            batches.
     """
     check_methods([*methods, *equal_steps])
+    if not experiments:
+        raise InputError("there is no seed to run; name some that the profile has")
     if not shares or not all(0 < share <= 1 for share in shares):
         raise InputError(f"shares are {list(shares)}; they must be above 0 and at most 1, and there must be one")
     check_columns(path, COLUMNS)
@@ -174,6 +177,13 @@ def titled(rows: pd.DataFrame) -> pd.DataFrame:
     return ordered.sort_values(["place", "longer", "photographs", "seed"]).drop(columns=["place", "longer"])
 
 
+def figure_values(rows: pd.DataFrame, panel: str) -> pd.DataFrame:
+    """What :func:`neuralef.plots.scores_by_size` draws of one dataset, ``panel`` being the title of its panel."""
+    found = titled(rows)
+    columns = {"method": found["title"], "size": found["photographs"], "score": found["mean_iou"]}
+    return pd.DataFrame({"panel": panel, **columns})
+
+
 def share_name(share: float) -> str:
     """``1/16 of train``, or ``all of train``."""
     return "all of train" if share == 1 else f"{Fraction(share).limit_denominator(64)} of train"
@@ -185,8 +195,14 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(rows: pd.DataFrame, other: str = "kmeans") -> pd.DataFrame:
-    """The rows of :func:`titled`, ``gain`` being what each has on ``other`` with the same photographs and seed."""
+    """The rows of :func:`titled`, ``gain`` being what each has on ``other`` with the same photographs and seed.
+
+    Raises:
+        InputError: If ``other`` was not run.
+    """
     found = titled(rows)
+    if other not in set(found["method"]):
+        raise InputError(f"gains are on {other}, which was not run; name it among the methods")
     reference = found[found["title"] == method_title(other)].set_index(["photographs", "seed"])["mean_iou"]
     pairs = pd.MultiIndex.from_frame(found[["photographs", "seed"]])
     return found.assign(gain=found["mean_iou"].to_numpy() - reference.loc[pairs].to_numpy())
@@ -227,14 +243,11 @@ def sentences(rows: pd.DataFrame) -> list[str]:
         said.append(f"With {photographs} photographs, best first: {ranking}.")
     longer = found[found["title"].str.endswith(EQUAL_STEPS)]
     for (method, photographs), group in longer.groupby(["method", "photographs"], sort=False):
-        same = usual[(usual["method"] == method) & (usual["photographs"] == photographs)].set_index("seed")["mean_iou"]
-        change = group.set_index("seed")["mean_iou"] - same
+        usually = usual[(usual["method"] == method) & (usual["photographs"] == photographs)].set_index("seed")
+        change = group.set_index("seed")["mean_iou"] - usually["mean_iou"]
+        steps = f"{group['steps'].iloc[0]:,} steps in place of {usually['steps'].iloc[0]:,}"
         said.append(
-            f"With {photographs} photographs {group['steps'].iloc[0]:,} steps in place of "
-            f"{_steps(usual, method, photographs):,} change {method_title(method)} by {_gain(change)}."
+            f"With {photographs} photographs, {steps} change {method_title(method)} by "
+            f"{mean_and_spread(change, sign='+')} points, up in {(change > 0).sum()} of {len(change)} seeds."
         )
     return said
-
-
-def _steps(found: pd.DataFrame, method: str, photographs: int) -> int:
-    return int(found[(found["method"] == method) & (found["photographs"] == photographs)]["steps"].iloc[0])

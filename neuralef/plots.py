@@ -687,6 +687,39 @@ def scores_against_costs(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> F
     return figure
 
 
+def scores_by_size(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
+    """Score against size on a logarithmic axis: a line through the means of each method, bars over its seeds.
+
+    Args:
+        values: Frame of columns ``panel`` and ``method`` (both in the order to be drawn), ``size`` (positive) and
+            ``score`` (a fraction), a row for each seed.
+        xlabel: Label of the horizontal axis: what the sizes count.
+        ylabel: Label of the vertical axis: what the scores are.
+    """
+    if values.empty:
+        return nothing_run()
+    panels, styles = list(dict.fromkeys(values["panel"])), _styles(values["method"])
+    figure, axes = _panels(len(panels), (4.4 * len(panels) + 1, 3.6))
+    beside = dict(zip(styles, 1.05 ** (np.arange(len(styles)) - (len(styles) - 1) / 2), strict=True))
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        of_panel = values[values["panel"] == panel]
+        for method, group in of_panel.groupby("method", sort=False):
+            colour, marker = styles[method]
+            scores = group.groupby("size")["score"].agg(["mean", "min", "max"])
+            places = scores.index * beside[method]  # so that bars do not hide each other
+            axis.vlines(places, scores["min"], scores["max"], color=colour, linewidth=1.2, alpha=0.6)
+            axis.plot(places, scores["mean"], marker=marker, color=colour, markersize=6, linewidth=1.4, label=method)
+        axis.set_xscale("log")
+        sizes = sorted(of_panel["size"].unique())
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _dress(axis, panel, xlabel, labels=9, ticks=8)
+    axes[0, 0].set_ylabel(ylabel, fontsize=9)
+    _shared_legend(figure, axes, loc="outside right center", frameon=False)
+    return figure
+
+
 def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
     """How a score changes with a setting: every seed as a dot, their mean as a line, the paper's one run as diamonds.
 

@@ -61,6 +61,17 @@ def scores_against_costs(names):
     return plots.scores_against_costs(frame(columns, rows), **NO_LABELS)
 
 
+def scores_by_size(names):
+    rows = [
+        (panel, name, size, 0.1 * seed)
+        for panel, of in (("a", names[:1]), ("b", names))
+        for name in of
+        for size in (3, 40)
+        for seed in (1, 3)
+    ]
+    return plots.scores_by_size(frame("panel method size score", rows), **NO_LABELS)
+
+
 def seed_strips(names):
     rows = [
         (panel, name, 0.1 * seed) for panel, of in (("a", names), ("b", names[1:])) for name in of for seed in (1, 2)
@@ -89,7 +100,7 @@ def change_strips(names):
 
 
 @pytest.mark.parametrize(
-    "draw", [ranked, lines, histograms, growth, block_eigenvectors, class_scores, scores_against_costs]
+    "draw", [ranked, lines, histograms, growth, block_eigenvectors, class_scores, scores_against_costs, scores_by_size]
 )
 def test_every_one_of_many_series_is_drawn_and_told_apart(draw):
     figure = draw(MANY)
@@ -118,8 +129,27 @@ def test_every_one_of_many_treatments_has_its_interval_where_it_ran():
         assert len([path for path in bars if np.ptp(path.vertices[:, 0]) == 0]) == ran
 
 
+def test_scores_stand_at_their_sizes_and_bars_reach_over_the_seeds():
+    axis = scores_by_size(["one"]).axes[1]
+    (line,) = axis.lines
+    np.testing.assert_allclose(line.get_xydata(), [(3, 0.2), (40, 0.2)])
+    (bars,) = axis.collections
+    np.testing.assert_allclose([path.vertices[:, 1] for path in bars.get_paths()], [(0.1, 0.3)] * 2)
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["3", "40"]
+
+
 @pytest.mark.parametrize(
-    "draw", [seed_strips, paired_runs, noise_bands, noise_widths, class_scores, scores_against_costs, change_strips]
+    "draw",
+    [
+        seed_strips,
+        paired_runs,
+        noise_bands,
+        noise_widths,
+        class_scores,
+        scores_against_costs,
+        scores_by_size,
+        change_strips,
+    ],
 )
 def test_a_table_of_which_nothing_ran_says_so(draw):
     assert draw([]).axes[0].texts[0].get_text() == "not run"
