@@ -236,7 +236,7 @@ def sentences(rows: pd.DataFrame) -> list[str]:
     means = usual.groupby(["title", "photographs"], sort=False)["mean_iou"].mean()
     titles = list(dict.fromkeys(usual["title"]))
     rises = ", ".join(f"{title} {100 * (means[title, all_of] - means[title, few]):+.1f}" for title in titles)
-    said = [f"From {few} to {all_of} photographs mIoU changes by, in points: {rises}."]
+    said = [f"From {few} to {all_of} photographs mIoU changes by, in points: {rises}."] if few < all_of else []
     for photographs in sorted(usual["photographs"].unique()):
         order = means.xs(photographs, level="photographs").sort_values(ascending=False)
         ranking = ", ".join(f"{title} {100 * value:.1f}" for title, value in order.items())
