@@ -289,20 +289,6 @@ def counts_path(out: Path, audit_id: str, variant: str, method: str) -> Path:
     return out / "audit" / audit_id / f"{variant}-{method}.safetensors"
 
 
-def read_audit(path: Path) -> pd.DataFrame:
-    """All rows of an ``audit.csv``.
-
-    Raises:
-        InputError: If there is none, or it has other columns.
-    """
-    if not path.is_file():
-        raise InputError(f"there is no audit in {path}; run `neuralef audit` first")
-    frame = pd.read_csv(path, dtype={"audit_id": str, "psi": str, "git_sha": str}, keep_default_na=False)
-    if tuple(frame.columns) != AUDIT_COLUMNS:
-        raise InputError(f"{path} has other columns than this version reads; it was written by another version")
-    return frame
-
-
 def counts_of(rows: pd.DataFrame, out: Path, variant: Variant, method: str) -> list[np.ndarray]:
     """Counts of every image for each seed, in the order of the seeds.
 

@@ -29,7 +29,7 @@ from neuralef.methods import REGISTRY, check_methods
 from neuralef.paths import cache_root
 from neuralef.reporting import mean_and_spread, method_title
 from neuralef.results import COLUMNS as RUN_COLUMNS
-from neuralef.results import append_rows, check_columns
+from neuralef.results import append_rows, check_columns, read_rows
 from neuralef.training import total_steps, train
 from neuralef.workbench import Experiment, Workbench
 
@@ -115,9 +115,7 @@ def run(
 
 
 def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        return pd.DataFrame(columns=COLUMNS)
-    return pd.read_csv(path, dtype={"part_id": str, "git_sha": str}, keep_default_na=False)
+    return read_rows(path, COLUMNS, text=("part_id", "git_sha"))
 
 
 def _part_id(bench: Workbench, experiment: Experiment, store: FeatureStore) -> str:

@@ -179,6 +179,22 @@ def read_results(path: Path) -> pd.DataFrame:
     return frame.assign(**{name: neutral[name] for name in missing})[list(COLUMNS)]
 
 
+def read_rows(path: Path, columns: Sequence[str], *, text: Sequence[str]) -> pd.DataFrame:
+    """All rows of a file that :func:`append_rows` has written; none where there is no file.
+
+    Args:
+        path: CSV file.
+        columns: Its columns.
+        text: Those that are text though they may look like numbers, as digests do.
+
+    Raises:
+        InputError: If the file has other columns.
+    """
+    if not _existing(path, columns):
+        return pd.DataFrame(columns=list(columns))
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False)
+
+
 def select(frame: pd.DataFrame, experiment_ids: Iterable[str]) -> pd.DataFrame:
     """The rows of some experiments, in the order they were written."""
     return frame[frame["experiment_id"].isin(list(experiment_ids))]

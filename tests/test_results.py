@@ -8,7 +8,7 @@ from neuralef import results
 from neuralef.config import Config
 from neuralef.errors import InputError
 from neuralef.paths import reference_root
-from neuralef.results import append_classes, append_rows, parameter_columns, read_results, select
+from neuralef.results import append_classes, append_rows, parameter_columns, read_results, read_rows, select
 
 IDENTITY = [
     "experiment_id", "dataset", "trained_on", "split", "images", "backbone", "method", "clusters", "classes",
@@ -287,3 +287,13 @@ def test_an_empty_line_that_an_editor_left_is_no_half_row(path):
     append_rows(path, [row("a"), row("b")])
     path.write_text(path.read_text() + "\n")
     assert list(read_results(path)["experiment_id"]) == ["a", "b"]
+
+
+def test_rows_of_other_files_come_back_with_their_text(tmp_path):
+    columns, path = ("id", "name", "value"), tmp_path / "rows.csv"
+    assert read_rows(path, columns, text=["id"]).columns.tolist() == list(columns)
+    assert read_rows(path, columns, text=["id"]).empty
+    append_rows(path, [{"id": "0012", "name": "none", "value": 0.5}], columns=columns, key=["id"])
+    assert read_rows(path, columns, text=["id"]).to_dict("records") == [{"id": "0012", "name": "none", "value": 0.5}]
+    with pytest.raises(InputError, match=r"rows\.csv has other columns than this version writes"):
+        read_rows(path, columns[1:], text=[])
