@@ -3,9 +3,11 @@ from pathlib import Path
 from threading import Event, Thread
 from time import sleep
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from neuralef import files
 from neuralef.errors import InputError
@@ -171,3 +173,21 @@ def test_a_lock_that_is_held_is_refused_or_waited_for(tmp_path, caplog):
     other.join()
     with files.held_alone(tmp_path / "lock", "it is taken"):  # both have given it back
         pass
+
+
+def test_where_no_lock_can_be_made_work_goes_on_without(tmp_path):
+    (tmp_path / "file").touch()
+    with files.computed_once(tmp_path / "file" / ".lock", "is painting"):
+        pass
+    with files.computed_once(tmp_path / "new" / ".lock", "is painting"), pytest.raises(InputError, match="it is taken"):
+        files.held_alone(tmp_path / "new" / ".lock", "it is taken")
+
+
+@pytest.mark.parametrize("made_from", ["", "abc 123"])
+def test_a_png_names_its_maker_and_what_it_was_made_from(tmp_path, made_from):
+    path = files.write_png(tmp_path / "map.png", np.zeros((2, 3), np.uint16), made_from=made_from)
+    assert files.is_our_png(path)
+    assert files.png_made_from(path) == made_from
+    Image.fromarray(np.zeros((2, 3), np.uint16)).save(path, pnginfo=None)
+    assert not files.is_our_png(path)
+    assert files.png_made_from(path) == files.png_made_from(tmp_path / "missing.png") == ""
