@@ -81,7 +81,7 @@ def run(
         equal_steps: Those of the methods whose psi is also trained for as many steps as on the whole split.
 
     Returns:
-        The rows of these parts, methods and seeds, new or already there, and ``share``, that of the ``train`` split.
+        The rows of these parts, methods and seeds, new or already there, and the ``share`` that was asked for.
 
     Raises:
         InputError: If a share, a method or the file cannot be used, there is no seed, or a part is too small for psi's
@@ -94,8 +94,8 @@ def run(
         raise InputError(f"shares are {list(shares)}; they must be above 0 and at most 1, and there must be one")
     check_columns(path, COLUMNS)
     images = len(bench.train)
-    counts = sorted({max(1, round(share * images)) for share in shares})
-    work = list(product(experiments, counts, methods))
+    share_of = {max(1, round(share * images)): share for share in sorted(shares)}
+    work = list(product(experiments, share_of, methods))
     wanted: list[str] = []
     bar = tqdm(work, desc=f"parts of {bench.dataset_name}", unit="fit", disable=not bench.progress)
     for experiment, photographs, method in bar:
@@ -111,7 +111,7 @@ def run(
                 append_rows(path, list(_rows(bench, of_part, photographs, method)), columns=COLUMNS, key=KEY)
     rows = _read(path)
     chosen = rows[rows["part_id"].isin(wanted) & rows["method"].isin(methods)].reset_index(drop=True)
-    return chosen.assign(share=chosen["photographs"] / images)
+    return chosen.assign(share=chosen["photographs"].map(share_of))
 
 
 def _read(path: Path) -> pd.DataFrame:
