@@ -74,8 +74,9 @@ def blocks(quick: Path | None = None, studies: Path | None = None) -> dict[str, 
         "timing": timing_sentence(results),
         "float32": float32_sentence(in_float32),
         "methods": methods_table(methods),
-        "audit": audit_block(studies or reference_root("studies")),
-        "audit_gpu": audit_block(reference_root("bench") / "audit_gpu"),
+        "photographs": table_block(studies or reference_root("studies"), "36_scores"),
+        "audit": table_block(studies or reference_root("studies"), "30_differences"),
+        "audit_gpu": table_block(reference_root("bench") / "audit_gpu", "30_differences"),
         "fidelity": fidelity_sentence(studies or reference_root("studies")),
         "scaling": scaling_sentence(studies or reference_root("studies")),
         "gpu": gpu_sentences(reference_root("bench")),
@@ -99,15 +100,20 @@ def findings_block(folder: Path) -> str:
     return f"{verdicts.to_markdown(index=False, disable_numparse=True)}\n\n{caption}"
 
 
-def audit_block(folder: Path) -> str:
-    """What label gradients change, as notebook 30 has written it to a results folder; Markdown.
+def table_block(folder: Path, stem: str) -> str:
+    """A table as its notebook of profile ``studies`` has written it, caption below; Markdown.
+
+    Args:
+        folder: Results folder.
+        stem: Name of the table without its ending, which begins with the notebook's number.
 
     Raises:
         InputError: If it has not run there.
     """
-    path = folder / "tables" / "30_differences.md"
+    path = folder / "tables" / f"{stem}.md"
     if not path.is_file():
-        raise InputError(f"{path} is missing; run `neuralef reproduce --profile studies --notebook '30*'` for it")
+        remedy = f"neuralef reproduce --profile studies --notebook '{stem[:2]}*'"
+        raise InputError(f"{path} is missing; run `{remedy}` for it")
     return path.read_text().rstrip()
 
 

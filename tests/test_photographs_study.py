@@ -7,7 +7,10 @@ from neuralef import photographs_study
 from neuralef.errors import InputError
 from neuralef.experiments import run_experiment
 from neuralef.methods import REGISTRY
+from neuralef.paths import reference_root
 from neuralef.photographs_study import equal_epochs, gain_table, photographs_of, run, score_table, sentences
+from neuralef.reporting import stacked
+from neuralef.results import read_rows
 from neuralef.training import total_steps
 from neuralef.workbench import Workbench, open_workbench
 
@@ -182,3 +185,17 @@ def test_a_chart_has_every_method_part_and_seed(rows):
         ("Ours", 40): 2,
         ("Ours, equal steps", 10): 2,
     }
+
+
+def test_the_committed_tables_are_those_of_the_committed_rows():
+    folder = reference_root("studies")
+    rows = read_rows(folder / photographs_study.FILE, photographs_study.COLUMNS, text=["part_id", "git_sha"])
+    assert rows.groupby(["dataset", "photographs", "method", "steps", "matching"])["seed"].nunique().eq(3).all()
+    of_dataset = {}
+    for name, found in rows.groupby("dataset", sort=False):
+        counts = sorted(found["photographs"].unique())
+        shares = dict(zip(counts, (1 / 16, 1 / 4, 1), strict=True))
+        of_dataset[name] = found.assign(share=found["photographs"].map(shares))
+    for stem, table in (("36_scores", score_table), ("36_gains", gain_table)):
+        made = stacked({name: table(found) for name, found in of_dataset.items()})
+        pd.testing.assert_frame_equal(pd.read_csv(folder / "tables" / f"{stem}.csv"), made, check_dtype=False)

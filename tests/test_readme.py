@@ -156,9 +156,9 @@ def test_what_float32_gave_is_read_from_its_rows(frame):
 
 def test_the_audit_s_table_is_that_of_its_notebook(tmp_path):
     with pytest.raises(InputError, match=r"30_differences\.md is missing; run `neuralef reproduce --profile studies"):
-        readme.audit_block(tmp_path)
+        readme.table_block(tmp_path, "30_differences")
     write_table(pd.DataFrame({"method": ["Ours"]}), tmp_path / "tables", "30_differences", "Caption.")
-    block = readme.audit_block(tmp_path)
+    block = readme.table_block(tmp_path, "30_differences")
     assert block.splitlines() == ["| method   |", "|:---------|", "| Ours     |", "", "Caption."]
 
 
