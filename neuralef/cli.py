@@ -222,20 +222,22 @@ def segment(
     _warn_of_few_steps([chosen], bench)
     fitted = (chosen, experiment.clusters, experiment.seed)
     key, segmenter = bench.segmenter_key(*fitted), bench.segmenter(*fitted)
-    made_from = {path: f"{key} {sha256(path.read_bytes()).hexdigest()[:16]}" for path in photographs}
-    wanted = [
-        path
-        for path in photographs
-        if not (out / f"{path.stem}_overlay.png").is_file()
-        or png_made_from(out / f"{path.stem}.png") != made_from[path]
-    ]
+
+    def made_from(path: Path) -> str:
+        return f"{key} {sha256(path.read_bytes()).hexdigest()[:16]}"
+
+    def is_there(path: Path) -> bool:
+        found, drawn = out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"
+        return drawn.is_file() and found.is_file() and png_made_from(found) == made_from(path)
+
+    wanted = [path for path in photographs if not is_there(path)]
     if len(wanted) < len(photographs):
         log.info("%d of %d maps are there already", len(photographs) - len(wanted), len(photographs))
     shown, seen = tee((path, read_image(path)) for path in tqdm(wanted, desc="segmenting", unit="image"))
     maps = segment_images(segmenter, ((path.stem, picture) for path, picture in seen))
     for (path, picture), (name, found) in zip(shown, maps, strict=True):
         write_png(out / f"{name}_overlay.png", side_by_side(picture, found, num_clusters=experiment.clusters))
-        write_png(out / f"{name}.png", found, made_from=made_from[path])
+        write_png(out / f"{name}.png", found, made_from=made_from(path))
     typer.echo(f"maps are in {out}")
 
 

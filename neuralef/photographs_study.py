@@ -95,20 +95,23 @@ def run(
     check_columns(path, COLUMNS)
     images = len(bench.train)
     share_of = {max(1, round(share * images)): share for share in sorted(shares)}
-    work = list(product(experiments, share_of, methods))
     wanted: list[str] = []
-    bar = tqdm(work, desc=f"parts of {bench.dataset_name}", unit="fit", disable=not bench.progress)
-    for experiment, photographs, method in bar:
-        bar.set_postfix(photographs=photographs, method=method, seed=experiment.seed)
-        epochs = [experiment.config.epochs]
-        if method in equal_steps and REGISTRY[method].needs_psi:
-            epochs.append(equal_epochs(photographs, images, experiment.config))
-        for number in dict.fromkeys(epochs):
-            of_part = replace(experiment, config=experiment.config.updated({"epochs": number}))
-            wanted.append(_part_id(bench, of_part, photographs_of(bench.train, photographs, experiment.seed)))
-            done = _read(path)
-            if not ((done["part_id"] == wanted[-1]) & (done["method"] == method)).any():
-                append_rows(path, list(_rows(bench, of_part, photographs, method)), columns=COLUMNS, key=KEY)
+    fits = len(experiments) * len(share_of) * len(methods)
+    with tqdm(total=fits, desc=f"parts of {bench.dataset_name}", unit="fit", disable=not bench.progress) as bar:
+        for experiment, photographs in product(experiments, share_of):
+            store = photographs_of(bench.train, photographs, experiment.seed)
+            for method in methods:
+                bar.set_postfix(photographs=photographs, method=method, seed=experiment.seed)
+                epochs = [experiment.config.epochs]
+                if method in equal_steps and REGISTRY[method].needs_psi:
+                    epochs.append(equal_epochs(photographs, images, experiment.config))
+                for number in dict.fromkeys(epochs):
+                    of_part = replace(experiment, config=experiment.config.updated({"epochs": number}))
+                    wanted.append(_part_id(bench, of_part, store))
+                    done = _read(path)
+                    if not ((done["part_id"] == wanted[-1]) & (done["method"] == method)).any():
+                        append_rows(path, list(_rows(bench, of_part, store, method)), columns=COLUMNS, key=KEY)
+                bar.update()
     rows = _read(path)
     chosen = rows[rows["part_id"].isin(wanted) & rows["method"].isin(methods)].reset_index(drop=True)
     return chosen.assign(share=chosen["photographs"].map(share_of))
@@ -122,8 +125,7 @@ def _part_id(bench: Workbench, experiment: Experiment, store: FeatureStore) -> s
     return provenance.digest(bench.experiment_id(experiment.clusters, experiment.seed, experiment.config), store.key)
 
 
-def _rows(bench: Workbench, experiment: Experiment, photographs: int, method: str) -> Iterator[dict[str, Any]]:
-    store = photographs_of(bench.train, photographs, experiment.seed)
+def _rows(bench: Workbench, experiment: Experiment, store: FeatureStore, method: str) -> Iterator[dict[str, Any]]:
     head, seconds = _fitted(bench, experiment, store, method)
     began, counts = perf_counter(), np.zeros((head.num_clusters, len(bench.dataset.classes)), dtype=np.int64)
     for (image,) in bench.counted([head], experiment.config, title=f"evaluating {method}"):
@@ -131,11 +133,11 @@ def _rows(bench: Workbench, experiment: Experiment, photographs: int, method: st
     require_labels(bench.dataset, counts.sum(axis=0))
     seconds |= {"extract_s": bench.extract_s(head, experiment.config), "eval_s": perf_counter() - began}
     made = provenance.measured_stamp(experiment.config.device, **seconds)
-    steps = total_steps(photographs, experiment.config) if REGISTRY[method].needs_psi else 0
+    steps = total_steps(len(store), experiment.config) if REGISTRY[method].needs_psi else 0
     for matching in MATCHINGS:
         yield {
             "part_id": _part_id(bench, experiment, store),
-            "photographs": photographs,
+            "photographs": len(store),
             "steps": steps,
             "method": method,
             "matching": matching,
