@@ -233,7 +233,8 @@ def segment(
     wanted = [path for path in photographs if not is_there(path)]
     if len(wanted) < len(photographs):
         log.info("%d of %d maps are there already", len(photographs) - len(wanted), len(photographs))
-    shown, seen = tee((path, read_image(path)) for path in tqdm(wanted, desc="segmenting", unit="image"))
+    bar = tqdm(wanted, desc="segmenting", unit="image", disable=not wanted)
+    shown, seen = tee((path, read_image(path)) for path in bar)
     maps = segment_images(segmenter, ((path.stem, picture) for path, picture in seen))
     for (path, picture), (name, found) in zip(shown, maps, strict=True):
         write_png(out / f"{name}_overlay.png", side_by_side(picture, found, num_clusters=experiment.clusters))

@@ -78,8 +78,8 @@ class Segmenter:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Clusters of a whole image at its own resolution.
 
-        In one piece, the image is resized so that its shorter side is ``crop_size``. Sides that are not a multiple of
-        the patch are padded inside the backbone.
+        In one piece, the image is resized so that its shorter side is ``crop_size``; its edge is repeated where a side
+        is no multiple of the patch. Windows are padded inside the backbone, as in the official code.
 
         Args:
             image: RGB image, shape ``(H, W, 3)``, uint8.
@@ -106,10 +106,10 @@ class Segmenter:
         pixels = to_tensor(image[None])
         height, width = self._padded(image)
         whole = F.pad(pixels, (0, width - image.shape[1], 0, height - image.shape[0]), mode="replicate")
-        # The backbone pads by zeros after normalisation, as the official code does; views need pixels to shift.
-        levels = shifted_levels(
-            self.backbone, pixels if self.head.views == 1 else whole, self.head.views, self.precision
-        )
+        # Windows are left to the backbone, which pads by zeros after normalisation, as the official code does. Zeros
+        # put a strip of other clusters along the edge of a photograph; and views need pixels to shift.
+        official = self.sliding is not None and self.head.views == 1
+        levels = shifted_levels(self.backbone, pixels if official else whole, self.head.views, self.precision)
         return levels, patch_colours(whole, levels.shape[1:3]).half().float()  # as a feature store rounds them
 
     def _padded(self, image: np.ndarray) -> tuple[int, int]:

@@ -73,13 +73,14 @@ class Colours(ClusterHead):
 
 @pytest.mark.parametrize("size", [(100, 151), (77, 50), (20, 20)])
 def test_a_whole_photograph_is_segmented_step_by_step(size):
-    """Shorter side to 60 pixels, logits up-sampled over the 64 that patches cover, cut, nearest to the photograph."""
+    """Shorter side to 60 pixels, its edge repeated up to the 64 that patches cover, cut, nearest to the photograph."""
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     segmenter = Segmenter(build("colour_patches"), Colours(), crop_size=60)
     height, width = (round(side * 60 / min(size)) for side in size)
     resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    logits = segmenter.head.logits(segmenter.backbone(to_tensor(resized[None]))).permute(0, 3, 1, 2)
-    covered = [8 * side for side in logits.shape[2:]]
+    covered = [-(-side // 8) * 8 for side in (height, width)]
+    padded = np.pad(resized, ((0, covered[0] - height), (0, covered[1] - width), (0, 0)), mode="edge")
+    logits = segmenter.head.logits(segmenter.backbone(to_tensor(padded[None]))).permute(0, 3, 1, 2)
     clusters = F.interpolate(logits, covered, mode="bilinear")[0].argmax(0)[:height, :width]
     rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(size, (height, width), strict=True))
     assert (segmenter(image) == clusters.numpy()[np.ix_(rows, columns)]).mean() > 0.999  # but for ties
@@ -135,8 +136,8 @@ class GuidedBrightness(Brightness):
 def test_a_guide_sees_the_border_of_the_photograph_where_patches_reach_beyond_it(store):
     image = np.random.default_rng(0).integers(0, 256, (60, 75, 3), dtype=np.uint8)
     segmenter = Segmenter(build("colour_patches"), GuidedBrightness(), crop_size=60)
-    logits = segmenter.head.logits(segmenter.backbone(to_tensor(image[None])))[0]
     padded = np.pad(image, ((0, 4), (0, 5), (0, 0)), mode="edge")
+    logits = segmenter.head.logits(segmenter.backbone(to_tensor(padded[None])))[0]
     np.testing.assert_array_equal(segmenter(image), guided_map(logits, padded, Guide())[:60, :75])
     crops = np.random.default_rng(1).integers(0, 256, (len(store), 64, 64, 3), dtype=np.uint8)
     found = segment_store(segmenter.head, store, lambda image_id: crops[store.ids.index(image_id)])
