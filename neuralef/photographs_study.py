@@ -101,7 +101,7 @@ def run(
         for experiment, photographs in product(experiments, share_of):
             store = photographs_of(bench.train, photographs, experiment.seed)
             for method in methods:
-                bar.set_postfix(photographs=photographs, method=method, seed=experiment.seed)
+                bar.set_postfix(photographs=photographs, method=method, seed=experiment.seed, refresh=False)
                 epochs = [experiment.config.epochs]
                 if method in equal_steps and REGISTRY[method].needs_psi:
                     epochs.append(equal_epochs(photographs, images, experiment.config))
@@ -235,7 +235,7 @@ def sentences(rows: pd.DataFrame) -> list[str]:
     usual = found[~found["title"].str.endswith(EQUAL_STEPS)]
     means = usual.groupby(["title", "photographs"], sort=False)["mean_iou"].mean()
     titles = list(dict.fromkeys(usual["title"]))
-    rises = ", ".join(f"{title} {100 * (means[title, all_of] - means[title, few]):+.1f}" for title in titles)
+    rises = ", ".join(f"{title} {100 * (means[title, all_of] - means[title, few]):+z.1f}" for title in titles)
     said = [f"From {few} to {all_of} photographs mIoU changes by, in points: {rises}."] if few < all_of else []
     for photographs in sorted(usual["photographs"].unique()):
         order = means.xs(photographs, level="photographs").sort_values(ascending=False)
