@@ -141,8 +141,7 @@ def side_by_side(picture: np.ndarray, clusters: np.ndarray, *, num_clusters: int
         clusters: Cluster of every pixel, shape ``(H, W)``.
         num_clusters: Number of colours to choose among, so that equal clusters of several images have equal colours.
     """
-    blended = (0.35 * picture + 0.65 * paint(clusters, cluster_colours(num_clusters))).astype(np.uint8)
-    return np.hstack([picture, blended])
+    return np.hstack([picture, overlay(picture, clusters, num_clusters=num_clusters, strength=0.65)])
 
 
 def nothing_run() -> Figure:

@@ -183,10 +183,10 @@ def _run_together(jobs: Sequence[_Job], bench: Workbench, *, maps: Path | None, 
         if image_tables:
             write_checked_tensors(job.tables_path, {"counts": torch.from_numpy(tables)}, {"method": job.method})
         if maps:
-            _take_over(unchecked / job.method, maps / job.method)
+            _take_over(unchecked / tally.identity / job.method, maps / job.method)
     if maps:
-        _take_over(unchecked / TRUTH, maps / TRUTH)
-        unchecked.rmdir()
+        _take_over(unchecked / tally.identity / TRUTH, maps / TRUTH)
+        shutil.rmtree(unchecked)
     tally.discard()
 
 
@@ -254,10 +254,10 @@ def _evaluate(
     tally = _tally(jobs, bench, maps=maps, image_tables=image_tables)
     names = ", ".join(dict.fromkeys(job.method for job in jobs))
     for found in bench.counted(heads, config, title=f"evaluating {names}", done=tally.images):
-        if maps:
+        if maps:  # under the identity, so that none is taken for one of another fit
             for job, image in zip(jobs, found, strict=True):
-                write_png(maps / job.method / f"{image.image_id}.png", image.clusters)
-                write_png(maps / TRUTH / f"{image.image_id}.png", image.label)
+                write_png(maps / tally.identity / job.method / f"{image.image_id}.png", image.clusters)
+                write_png(maps / tally.identity / TRUTH / f"{image.image_id}.png", image.label)
         tally.add([image.counts for image in found])
     require_labels(bench.dataset, tally.counts[0].sum(axis=0))
     eval_s = tally.seconds / len(jobs)
@@ -293,7 +293,7 @@ def _tally(jobs: Sequence[_Job], bench: Workbench, *, maps: Path | None, image_t
     shape = (len(jobs), clusters, len(bench.dataset.classes))
     tally = Tally(path, identity, shape, tables_of=len(ids) if image_tables else 0)
     if maps:
-        folders = [maps / name for name in (*(job.method for job in jobs), TRUTH)]
+        folders = [maps / identity / name for name in (*(job.method for job in jobs), TRUTH)]
         if not all((folder / f"{image_id}.png").is_file() for image_id in ids[: tally.images] for folder in folders):
             tally.discard()
             return _tally(jobs, bench, maps=maps, image_tables=image_tables)

@@ -26,11 +26,10 @@ from neuralef.evaluation import MATCHINGS, score
 from neuralef.experiments import require_labels, score_columns
 from neuralef.features import FeatureStore
 from neuralef.methods import REGISTRY, check_methods
-from neuralef.paths import cache_root
 from neuralef.reporting import mean_and_spread, method_title
 from neuralef.results import COLUMNS as RUN_COLUMNS
 from neuralef.results import append_rows, check_columns, read_rows
-from neuralef.training import total_steps, train
+from neuralef.training import total_steps
 from neuralef.workbench import Experiment, Workbench
 
 FILE = "photographs.csv"
@@ -156,15 +155,12 @@ def _fitted(
         found = bench.fitted(method, clusters, seed, config)
         trained = bench.training(clusters, seed, config).train_s if recipe.needs_psi else 0.0
         return found.head, {"train_s": trained, "cluster_s": found.seconds}
-    psi, trained = None, 0.0
-    if recipe.needs_psi:
-        folder = cache_root() / "psi" / provenance.digest(bench.training_key(clusters, seed, config), store.key)
-        options = {"num_eigenfunctions": clusters, "seed": seed, "folder": folder, "progress": bench.progress}
-        training = train(store, config, **options)
-        psi, trained = training.psi, training.train_s
+    training = bench.training(clusters, seed, config, part=store) if recipe.needs_psi else None
     began = perf_counter()
-    head = recipe.fitted(store, psi, config, num_clusters=clusters, seed=seed, progress=bench.progress)
-    return head, {"train_s": trained, "cluster_s": perf_counter() - began}
+    head = recipe.fitted(
+        store, training and training.psi, config, num_clusters=clusters, seed=seed, progress=bench.progress
+    )
+    return head, {"train_s": training.train_s if training else 0.0, "cluster_s": perf_counter() - began}
 
 
 def titled(rows: pd.DataFrame) -> pd.DataFrame:

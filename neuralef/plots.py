@@ -680,6 +680,12 @@ def scores_against_costs(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> F
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
+    return _dress_scores(figure, axes, panels, xlabel, ylabel)
+
+
+def _dress_scores(figure: Figure, axes: np.ndarray, panels: Sequence[str], xlabel: str, ylabel: str) -> Figure:
+    """Name panels of scores, which are fractions, and their axes, with the legend of all methods to the right."""
+    for axis, panel in zip(axes.flat, panels, strict=True):
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         _dress(axis, panel, xlabel, labels=9, ticks=8)
     axes[0, 0].set_ylabel(ylabel, fontsize=9)
@@ -699,7 +705,7 @@ def scores_by_size(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
     if values.empty:
         return nothing_run()
     panels, styles = list(dict.fromkeys(values["panel"])), _styles(values["method"])
-    figure, axes = _panels(len(panels), (4.4 * len(panels) + 1, 3.6))
+    figure, axes = _panels(len(panels), (4.4 * len(panels) + 1, 3.4))
     beside = dict(zip(styles, 1.05 ** (np.arange(len(styles)) - (len(styles) - 1) / 2), strict=True))
     for axis, panel in zip(axes.flat, panels, strict=True):
         of_panel = values[values["panel"] == panel]
@@ -713,11 +719,7 @@ def scores_by_size(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
         sizes = sorted(of_panel["size"].unique())
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.minorticks_off()
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        _dress(axis, panel, xlabel, labels=9, ticks=8)
-    axes[0, 0].set_ylabel(ylabel, fontsize=9)
-    _shared_legend(figure, axes, loc="outside right center", frameon=False)
-    return figure
+    return _dress_scores(figure, axes, panels, xlabel, ylabel)
 
 
 def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:

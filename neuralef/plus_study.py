@@ -21,14 +21,11 @@ from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, score
 from neuralef.features import FeatureStore, shifted_levels, to_tensor
 from neuralef.ours_plus import TEMPERATURE, VIEWS, diffuse, fit_plus
-from neuralef.paths import cache_root
-from neuralef.provenance import digest
 from neuralef.reporting import mean_and_spread
 from neuralef.segmentation import cluster_map
 from neuralef.spectral import RESTARTS
 from neuralef.studies import Study, described, open_studies
 from neuralef.table_study import NOT_RUN
-from neuralef.training import train
 from neuralef.upsampling import Guide, guided_map
 from neuralef.workbench import Workbench
 
@@ -159,10 +156,7 @@ def heads(bench: Workbench, halves: HeldOut, clusters: int, seed: int) -> dict[s
 
     psi comes from the cache if it is there.
     """
-    config = bench.config
-    folder = cache_root() / "psi" / digest(bench.training_key(clusters, seed, config), halves.fitted.key)
-    options = {"num_eigenfunctions": clusters, "seed": seed, "folder": folder, "progress": bench.progress}
-    psi = train(halves.fitted, config, **options).psi
+    config, psi = bench.config, bench.training(clusters, seed, part=halves.fitted).psi
     fit = {"num_clusters": clusters, "seed": seed, "progress": bench.progress}
     whole = fit_plus(halves.fitted, psi, config, **fit)
     found = {REFERENCE: fit_hidden_kmeans(halves.fitted, psi, config, **fit), "angles": replace(whole, **NOTHING)}

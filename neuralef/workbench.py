@@ -184,12 +184,26 @@ class Workbench:
             return label
         return crop_label(label, self.config.crop_size(self.backbone.patch_size))
 
-    def training(self, clusters: int, seed: int, config: Config | None = None) -> Training:
-        """psi trained on the ``train`` features, from the cache if it is there; never touches a label."""
-        config = config or self.config
+    def training(
+        self, clusters: int, seed: int, config: Config | None = None, *, part: FeatureStore | None = None
+    ) -> Training:
+        """psi trained on the ``train`` features, from the cache if it is there; never touches a label.
+
+        Args:
+            clusters: Number of eigenfunctions, K.
+            seed: Seed of psi, batches and noise.
+            config: Hyper-parameters; default: the workbench's.
+            part: Part of the ``train`` features to train on; it has no random crops.
+
+        Raises:
+            InputError: If psi cannot be trained with these settings, or what the cache holds is damaged.
+        """
+        config, store = config or self.config, self.train if part is None else part
         key = self.training_key(clusters, seed, config)
+        if store is not self.train:
+            key = _digest(key, store.key)
         if key not in self._trained:
-            store, folder = self.train, cache_root() / "psi" / key
+            folder = cache_root() / "psi" / key
             with computed_once(folder / ".lock", f"is training this psi (seed {seed})"):
                 self._trained[key] = train(
                     store,
@@ -198,7 +212,7 @@ class Workbench:
                     seed=seed,
                     folder=folder,
                     progress=self.progress,
-                    augmented=self.augmented(config) if config.augment else None,
+                    augmented=self.augmented(config) if config.augment and store is self.train else None,
                 )
         return self._trained[key]
 

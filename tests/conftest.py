@@ -52,6 +52,12 @@ def data_folder(tmp_path, monkeypatch):
     return root
 
 
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of the test's own, in which nothing is yet."""
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def scenes():
     """Synthetic scenes, six to train and three to validate, 64 x 80 pixels."""

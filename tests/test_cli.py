@@ -16,10 +16,7 @@ from neuralef import cli, drawing, notebooks
 from neuralef.config import load_profile
 from neuralef.methods import REGISTRY
 
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def call(monkeypatch, capsys, *arguments):

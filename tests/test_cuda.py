@@ -25,9 +25,7 @@ CONFIG = Config(
 ON_GPU = replace(CONFIG, device="cuda")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def experiment(config, clusters=5):

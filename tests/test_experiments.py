@@ -34,9 +34,7 @@ METRICS = ["experiment_id", "method", "matching", "accuracy", "mean_iou", "clust
 METHODS = tuple(REGISTRY)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_rows_are_one_for_each_method_and_matching(tmp_path):
@@ -290,8 +288,8 @@ def test_masks_whose_object_means_ignore_are_warned_of(tmp_path, caplog, mask):
 
 
 @contextmanager
-def interrupted_after(images, monkeypatch):
-    """Within it an evaluation is kept after every image, and interrupted after so many."""
+def interrupted_after(images, monkeypatch, *, every=0):
+    """Within it an evaluation is interrupted after so many images, and kept every so many seconds."""
     seen = []
 
     def counts(*arguments):
@@ -301,7 +299,7 @@ def interrupted_after(images, monkeypatch):
         return seen[-1]
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("neuralef.tally.KEEP_SECONDS", 0)
+        patched.setattr("neuralef.tally.KEEP_SECONDS", every)
         patched.setattr("neuralef.tally.KEEP_SHARE", 1e9)
         patched.setattr(workbench, "image_counts", counts)
         yield
@@ -348,7 +346,7 @@ def test_an_evaluation_whose_maps_or_fit_are_gone_begins_anew(tmp_path, monkeypa
     with interrupted_after(2, monkeypatch):
         run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "out", **wanted)
     if changed == "maps":
-        next(tmp_path.glob("out/maps/.unchecked/kmeans/*.png")).unlink()
+        next(tmp_path.glob("out/maps/.unchecked/*/kmeans/*.png")).unlink()
     else:
         (path,) = tmp_path.glob("cache/kmeans/*.safetensors")
         tensors, document = read_checked_tensors(path)
@@ -358,6 +356,25 @@ def test_an_evaluation_whose_maps_or_fit_are_gone_begins_anew(tmp_path, monkeypa
     assert len(seen) == 3
     assert [row["mean_iou"] for row in rows] == [row["mean_iou"] for row in whole]
     assert len(list(tmp_path.glob("out/maps/kmeans/*.png"))) == 3
+
+
+def test_maps_of_another_fit_are_not_taken_for_those_of_an_interrupted_one(tmp_path, monkeypatch):
+    wanted = {"save_maps": True, "progress": False}
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "whole", **wanted)
+    (path,) = tmp_path.glob("cache/kmeans/*.safetensors")
+    before, (tensors, document) = path.read_bytes(), read_checked_tensors(path)
+    with interrupted_after(2, monkeypatch):
+        run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "out", **wanted)
+    write_checked_tensors(path, {name: of.flip(0) for name, of in tensors.items()}, document)  # clusters renamed
+    with interrupted_after(2, monkeypatch, every=60):
+        run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "out", **wanted)
+    path.write_bytes(before)
+    run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "out", **wanted)
+    maps = [sorted(tmp_path.glob(f"{out}/maps/kmeans/*.png")) for out in ("whole", "out")]
+    assert len(maps[0]) == 3
+    for whole, continued in zip(*maps, strict=True):
+        np.testing.assert_array_equal(Image.open(whole), Image.open(continued))
+    assert not (tmp_path / "out" / "maps" / ".unchecked").exists()
 
 
 def test_maps_that_another_process_is_writing_are_left_to_it(tmp_path):

@@ -29,9 +29,7 @@ EXPERIMENT = replace(small.EXPERIMENT, config=CONFIG)
 WITHOUT_PSI = [name for name, recipe in REGISTRY.items() if not recipe.needs_psi]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ METHODS = ["kmeans", "ours", "ours_star"]
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def bench(own_cache):
     return open_workbench(EXPERIMENT, progress=False)
 
 

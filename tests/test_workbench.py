@@ -20,10 +20,7 @@ from neuralef.paths import PACKAGE
 from neuralef.protocols import Sliding
 from neuralef.workbench import open_workbench
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_a_workbench_of_other_features_is_refused(tmp_path):
