@@ -6,7 +6,8 @@ maximises
 .. math:: \sum_j R_{jj} - \beta \sum_j \sum_{i<j} \hat R_{ij}^2
 
 where :math:`\hat R` is :math:`R` with a stop-gradient on its left factor. Function j climbs the kernel while pushed
-away from functions 1 .. j-1, which do not feel the push: at the optimum they are the principal eigenfunctions in order.
+away from functions 1 .. j-1, which do not feel the push: with a weight above :func:`neuralef.fidelity.exactness_weight`
+they are the principal eigenfunctions in order at the optimum.
 
 **Constants.** The official code uses columns of norm :math:`\sqrt t`, t = 0.01, and divides both terms by K. Write
 :math:`\Lambda = \Psi^\top \kappa \Psi / B` (unit moment, so :math:`\Lambda_{jj}` is the Rayleigh quotient of
