@@ -21,6 +21,18 @@ COLOURS = sns.color_palette("colorblind")
 
 BLUE, ORANGE = COLOURS[0], COLOURS[3]
 
+LOOKS = {
+    "K-means": (COLOURS[0], "o"),
+    "K-means, centred": (COLOURS[1], "s"),
+    "K-means, PCA": (COLOURS[7], "<"),
+    "Deep Spectral Methods": (COLOURS[5], "X"),
+    "Spectral, exact": (COLOURS[9], "v"),
+    "Ours": (COLOURS[2], "D"),
+    "Ours*": (COLOURS[3], "^"),
+    "Ours+": (COLOURS[4], "P"),
+}
+"""Colour and marker of a method by its title, the same in every figure."""
+
 
 def _styles(labels: Iterable[str], marks: Sequence = "os^Dv<>PXh*") -> dict[str, tuple]:
     """Colour and mark (a marker or a line style) of each label, both in turn.
@@ -28,6 +40,20 @@ def _styles(labels: Iterable[str], marks: Sequence = "os^Dv<>PXh*") -> dict[str,
     A number of marks without a divisor in common with the ten colours lets a pair come back only after all the others.
     """
     return {label: (colour, mark) for label, colour, mark in zip(dict.fromkeys(labels), cycle(COLOURS), cycle(marks))}
+
+
+def _looks(methods: Iterable[str]) -> dict[str, tuple]:
+    """Colour and marker of each method: its own, that of the method it varies, or one of a colour that is left."""
+    found = {title: LOOKS.get(title) or LOOKS.get(_varied(title)) for title in methods}
+    taken = [look[0] for look in found.values() if look]
+    free = (look for look in zip(cycle(COLOURS), cycle("os^Dv<>PXh*")) if look[0] not in taken)
+    return {title: look or next(free) for title, look in found.items()}
+
+
+def _varied(title: str) -> str:
+    """Title of the method that another is a variation of, as ``Ours`` of ``Ours, longer``; else empty."""
+    method = title.rpartition(", ")[0]
+    return method if method in LOOKS and title not in LOOKS else ""
 
 
 def _panels(number: int, size: tuple[float, float], *, columns: int = 0, **shared: bool) -> tuple[Figure, np.ndarray]:
@@ -154,8 +180,9 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
     if values.empty:
         return nothing_run()
     panels, methods = list(dict.fromkeys(values["panel"])), list(dict.fromkeys(values["method"]))
-    colours = COLOURS if len(methods) <= len(COLOURS) else [BLUE]  # two of one colour would seem to belong together
-    palette = dict(zip(methods, cycle(colours)))
+    palette = {method: colour for method, (colour, _) in _looks(methods).items()}
+    if len(methods) > len(COLOURS):  # two of one colour would seem to belong together
+        palette = dict.fromkeys(methods, BLUE)
     figure, axes = _panels(len(panels), (3.2 * len(panels), 3))
     for axis, panel in zip(axes.flat, panels, strict=True):
         for method, seeds in values[values["panel"] == panel].groupby("method", sort=False)["value"]:
@@ -316,7 +343,7 @@ def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:
     """
     if values.empty:
         return nothing_run()
-    classes, styles = list(dict.fromkeys(values["class"])), _styles(values["method"], "osD^v<>")
+    classes, styles = list(dict.fromkeys(values["class"])), _looks(values["method"])
     offsets = np.linspace(-0.27, 0.27, len(styles)) if len(styles) > 1 else [0.0]
     figure, axis = plt.subplots(figsize=(6.5, 0.55 * len(classes) + 1.2), layout="constrained")
     for offset, (method, (colour, marker)) in zip(offsets, styles.items(), strict=True):
@@ -666,16 +693,15 @@ def scores_against_costs(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> F
     """
     if values.empty:
         return nothing_run()
-    panels, styles = list(dict.fromkeys(values["panel"])), _styles(values["method"])
+    panels, styles = list(dict.fromkeys(values["panel"])), _looks(values["method"])
     figure, axes = _panels(len(panels), (4.4 * len(panels) + 1, 3.4))
     for axis, panel in zip(axes.flat, panels, strict=True):
         for row in values[values["panel"] == panel].itertuples():
             colour, marker = styles[row.method]
             axis.hlines(row.score, row.cost_low, row.cost_high, color=colour, linewidth=1.5, alpha=0.7)
             axis.vlines(row.cost, row.score_low, row.score_high, color=colour, linewidth=1.5, alpha=0.7)
-            axis.plot(
-                row.cost, row.score, marker, color=colour, markersize=7, markeredgecolor="white", label=row.method
-            )
+            look = {"color": colour, "markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.6}
+            axis.plot(row.cost, row.score, marker, label=row.method, **look)
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.xaxis.set_major_formatter("{x:g}")
@@ -696,6 +722,8 @@ def _dress_scores(figure: Figure, axes: np.ndarray, panels: Sequence[str], xlabe
 def scores_by_size(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
     """Score against size on a logarithmic axis: a line through the means of each method, bars over its seeds.
 
+    What only varies a method has its colour, and a dashed line with hollow marks.
+
     Args:
         values: Frame of columns ``panel`` and ``method`` (both in the order to be drawn), ``size`` (positive) and
             ``score`` (a fraction), a row for each seed.
@@ -704,7 +732,7 @@ def scores_by_size(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
     """
     if values.empty:
         return nothing_run()
-    panels, styles = list(dict.fromkeys(values["panel"])), _styles(values["method"])
+    panels, styles = list(dict.fromkeys(values["panel"])), _looks(values["method"])
     figure, axes = _panels(len(panels), (4.4 * len(panels) + 1, 3.4))
     beside = dict(zip(styles, 1.05 ** (np.arange(len(styles)) - (len(styles) - 1) / 2), strict=True))
     for axis, panel in zip(axes.flat, panels, strict=True):
@@ -714,7 +742,10 @@ def scores_by_size(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
             scores = group.groupby("size")["score"].agg(["mean", "min", "max"])
             places = scores.index * beside[method]  # so that bars do not hide each other
             axis.vlines(places, scores["min"], scores["max"], color=colour, linewidth=1.2, alpha=0.6)
-            axis.plot(places, scores["mean"], marker=marker, color=colour, markersize=6, linewidth=1.4, label=method)
+            look = {"color": colour, "marker": marker, "markersize": 6, "linewidth": 1.4}
+            if _varied(method):
+                look |= {"linestyle": "--", "markerfacecolor": "white"}
+            axis.plot(places, scores["mean"], label=method, **look)
         axis.set_xscale("log")
         sizes = sorted(of_panel["size"].unique())
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])

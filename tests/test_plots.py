@@ -7,6 +7,7 @@ import pytest
 
 from neuralef import drawing, plots
 from neuralef.datasets.base import IGNORE_LABEL, SemanticClass
+from neuralef.reporting import METHOD_TITLES
 
 MANY = [f"method {index}" for index in range(11)]
 """More than a palette has colours."""
@@ -113,6 +114,16 @@ def test_every_one_of_many_series_is_drawn_and_told_apart(draw):
     assert len(drawn) == len(MANY)
     figure.draw_without_rendering()
     assert figure.bbox.x0 <= legend.get_window_extent().x0 and legend.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_a_method_looks_the_same_whatever_stands_beside_it():
+    assert list(plots.LOOKS) == list(METHOD_TITLES.values())
+    for looks in zip(*plots.LOOKS.values(), strict=True):
+        assert len(set(looks)) == len(plots.LOOKS)
+    lines = {line.get_label(): line for line in scores_by_size(["one", "Ours, longer", "Ours"]).axes[1].lines}
+    colours = {name: line.get_color() for name, line in lines.items()}
+    assert colours["Ours, longer"] == colours["Ours"] == plots.LOOKS["Ours"][0] != colours["one"]
+    assert lines["Ours, longer"].get_linestyle() != lines["Ours"].get_linestyle()
 
 
 def test_every_one_of_many_methods_has_its_dots_where_it_ran():
