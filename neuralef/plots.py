@@ -667,10 +667,10 @@ def growth(
     figure, axes = _panels(len(panels), (4.6 * len(panels), 3.4))
     styles = _styles(chain(*fits.values(), *panels.values()))
     for index, (axis, (title, points)) in enumerate(zip(axes.flat, panels.items(), strict=True)):
+        dashes = cycle((":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1))))
         for label, (sizes, values) in fits[title].items():
-            measured = label in points
-            style = "-" if measured else ":"
-            axis.plot(sizes, values, style, color=styles[label][0], linewidth=1, label=None if measured else label)
+            look = {"linestyle": "-"} if label in points else {"linestyle": next(dashes), "label": label}
+            axis.plot(sizes, values, color=styles[label][0], linewidth=1, **look)
         for label, (sizes, values) in points.items():
             colour, marker = styles[label]
             axis.plot(sizes, values, marker, color=colour, markersize=5, label=label)
