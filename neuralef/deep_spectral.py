@@ -2,7 +2,7 @@ r"""Deep Spectral Methods: every image is cut by its own graph, then the segment
 
 1. Affinity of an image's patches, :math:`W = \max(F F^\top, 0) + \lambda W_{colour}`, with unit-length features F and
    nearest-neighbour links of colour and position.
-2. The smallest eigenvectors of its normalised Laplacian: :math:`(D - W) y = \mu D y`.
+2. Eigenvectors of its normalised Laplacian for the smallest eigenvalues: :math:`(D - W) y = \mu D y`.
 3. K-means on the eigenvectors, the constant one aside, cuts the image into segments.
 4. One feature for each segment; K-means over those of all training images gives the clusters, and the segments of a new
    image go to the nearest centroid.
