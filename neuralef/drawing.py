@@ -370,8 +370,10 @@ def window_cover(panels: Mapping[str, tuple[np.ndarray, Sequence[tuple[int, int,
 
 def _outline_windows(axes: Axes, windows: Sequence[tuple[int, int, int, int]]) -> None:
     """Numbered outlines, each a little further inside its window than the last, so that common borders show."""
+    palette = sns.color_palette("colorblind")
     for index, (top, left, bottom, right) in enumerate(windows):
-        colour, inset = f"C{index}", (0.015 + 0.015 * (index % 4)) * (bottom - top)
+        colour, inset = palette[index % len(palette)], (0.015 + 0.015 * (index % 4)) * (bottom - top)
         size = (right - left - 2 * inset, bottom - top - 2 * inset)
         axes.add_patch(Rectangle((left + inset, top + inset), *size, fill=False, edgecolor=colour, linewidth=1.8))
-        axes.text(left + 2 * inset, top + 2 * inset, str(index + 1), color=colour, fontsize=9, weight="bold", va="top")
+        box = {"facecolor": "white", "edgecolor": colour, "pad": 1.5}
+        axes.text(left + 2 * inset, top + 2 * inset, str(index + 1), fontsize=8, va="top", bbox=box)
