@@ -220,7 +220,6 @@ def extract(
     identity = {
         "code": code_digest(*MODULES, *dataset.reader_modules),
         "versions": versions(),
-        "dataset": dataset.name,
         "split": split,
         "images": dataset.image_fingerprint(split),
         "backbone": backbone.fingerprint,

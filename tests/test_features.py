@@ -309,6 +309,12 @@ def test_labels_and_other_splits_leave_the_key(photographs, colour_backbone, tmp
     assert key_of(photographs, colour_backbone, tmp_path) == before
 
 
+def test_a_folder_that_has_moved_keeps_its_features(photographs, colour_backbone, tmp_path):
+    before = key_of(photographs, colour_backbone, tmp_path)
+    moved = photographs.rename(tmp_path / "elsewhere")
+    assert key_of(moved, colour_backbone, tmp_path) == before
+
+
 def test_a_damaged_image_is_named(photographs, colour_backbone, tmp_path):
     path = photographs / "images" / "train" / "train-two.png"
     path.write_bytes(path.read_bytes()[:100])
