@@ -316,7 +316,7 @@ def parts_sentence(rows: pd.DataFrame) -> str:
     return (
         f"together the parts change Ours\\* by **{gain['Ours+']:+.1f} points** (better in {parts.loc['Ours+', 'wins']} "
         f"of {rows['seed'].nunique()} seeds). Angles alone: {gain['angles']:+.1f}; angles and one part more: "
-        f"{', '.join(alone)}. What the whole has over the whole without a part: {', '.join(lost)}. Without $\\psi$, "
+        f"{', '.join(alone)}. What each adds to the rest: {', '.join(lost)}. Without $\\psi$, "
         f"K-means on centred features stands at {gain[KMEANS]:+.1f}, and with all parts at {gain[CONTROL]:+.1f}: what "
         f"$\\psi$ is worth beside the same parts is {gain['Ours+'] - gain[CONTROL]:+.1f}."
     )
