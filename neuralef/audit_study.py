@@ -348,7 +348,7 @@ class Comparison:
         )
 
 
-def compare(rows: pd.DataFrame, out: Path, method: str, *, draws: int = 1000, level: float = 0.95) -> Comparison:
+def compare(rows: pd.DataFrame, out: Path, method: str, *, draws: int = 1000) -> Comparison:
     """``none`` beside ``gradient``: bootstrap intervals over images and seeds, and of their paired difference.
 
     Args:
@@ -356,7 +356,6 @@ def compare(rows: pd.DataFrame, out: Path, method: str, *, draws: int = 1000, le
         out: Results folder.
         method: Name of the method, ``ours`` or ``ours_star``.
         draws: Number of bootstrap resamples.
-        level: Confidence level of the intervals, 0 to 1.
 
     Raises:
         InputError: If the two variants were not run for the same seeds.
@@ -367,17 +366,16 @@ def compare(rows: pd.DataFrame, out: Path, method: str, *, draws: int = 1000, le
             f"variant none has seeds {seeds['none']}, gradient {seeds['gradient']}; run both for the same seeds"
         )
     before, after = (counts_of(rows, out, variant, method) for variant in seeds)
-    settings = {"draws": draws, "level": level}
     return Comparison(
         method,
-        without=bootstrap_interval(before, **settings),
-        with_gradient=bootstrap_interval(after, **settings),
-        difference=paired_difference_interval(before, after, **settings),
+        without=bootstrap_interval(before, draws=draws),
+        with_gradient=bootstrap_interval(after, draws=draws),
+        difference=paired_difference_interval(before, after, draws=draws),
         gains=paired_gains(before, after),
     )
 
 
-def audit_table(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: float = 0.95) -> pd.DataFrame:
+def audit_table(rows: pd.DataFrame, out: Path, *, draws: int = 1000) -> pd.DataFrame:
     """Variants and methods in rows: mean ± spread over seeds, and the bootstrap interval of the mean mIoU.
 
     Clusterings are matched by ``max_iou``; the linear probe's outputs are classes and need no matching.
@@ -386,7 +384,6 @@ def audit_table(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: floa
         rows: Rows of one dataset and setting, as :func:`run_audit` returns them.
         out: Results folder.
         draws: Number of bootstrap resamples.
-        level: Confidence level of the intervals, 0 to 1.
 
     Returns:
         Table of strings, ready to print; scores in percent.
@@ -397,7 +394,7 @@ def audit_table(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: floa
             chosen = rows[(rows["variant"] == variant) & (rows["method"] == method)]
             chosen = chosen[chosen["matching"].isin(["max_iou", IDENTITY])]
             statistic = _identity_score if method == PROBE else max_iou_score
-            interval = bootstrap_interval(counts_of(rows, out, variant, method), statistic, draws=draws, level=level)
+            interval = bootstrap_interval(counts_of(rows, out, variant, method), statistic, draws=draws)
             table.append(
                 {
                     "label head": variant,
@@ -406,7 +403,7 @@ def audit_table(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: floa
                     "matching": chosen["matching"].iloc[0],
                     "Acc": mean_and_spread(chosen["accuracy"]),
                     "mIoU": mean_and_spread(chosen["mean_iou"]),
-                    f"{100 * level:.0f} % interval of mIoU": f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
+                    "95 % interval of mIoU": f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
                 }
             )
     return pd.DataFrame(table).astype(str)

@@ -258,9 +258,7 @@ class PairedDifference:
         return "higher" if self.interval.estimate > 0 else "lower"
 
 
-def compare(
-    rows: pd.DataFrame, out: Path, method: Method, other: Method, *, draws: int = 1000, level: float = 0.95
-) -> PairedDifference:
+def compare(rows: pd.DataFrame, out: Path, method: Method, other: Method, *, draws: int = 1000) -> PairedDifference:
     """Two methods of the same experiments.
 
     Args:
@@ -269,7 +267,6 @@ def compare(
         method: Method from whose mIoU the other's is subtracted.
         other: Method whose mIoU is subtracted.
         draws: Number of bootstrap resamples.
-        level: Confidence level of the interval, 0 to 1.
 
     Raises:
         InputError: If the two were not run in the same experiments, or the counts of their images were not kept.
@@ -288,19 +285,19 @@ def compare(
     return PairedDifference(
         method,
         other,
-        paired_difference_interval(theirs, mine, draws=draws, level=level),
+        paired_difference_interval(theirs, mine, draws=draws),
         paired_gains(theirs, mine),
         tuple(np.subtract(*classes).tolist()),
     )
 
 
-def compare_all(rows: pd.DataFrame, out: Path, *, draws: int = 1000, level: float = 0.95) -> list[PairedDifference]:
+def compare_all(rows: pd.DataFrame, out: Path, *, draws: int = 1000) -> list[PairedDifference]:
     """Every method against K-means, those on psi against exact eigenvectors, Ours+ against Ours*: :func:`compare`."""
     names = [method for method, _ in _by_method(rows)]
     pairs = [(name, BASELINE) for name in names if name != BASELINE]
     pairs += [(name, EXACT) for name in names if REGISTRY[name].needs_psi]
     pairs += [EXTENSION]
-    return [compare(rows, out, *pair, draws=draws, level=level) for pair in pairs if {*pair} <= {*names}]
+    return [compare(rows, out, *pair, draws=draws) for pair in pairs if {*pair} <= {*names}]
 
 
 def method_table(members: Sequence[Standing], differences: Sequence[PairedDifference]) -> pd.DataFrame:

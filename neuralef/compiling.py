@@ -8,9 +8,7 @@ needed.
 """
 
 import multiprocessing
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from importlib import import_module
 from time import perf_counter
 
@@ -39,17 +37,11 @@ def compile_loop(name: str) -> None:
     getattr(import_module(f"neuralef.{module}"), function).compile(f"({SIGNATURES[name]})")
 
 
-def compile_loops(names: Sequence[str] = tuple(SIGNATURES), *, processes: int = 2, progress: bool = True) -> None:
-    """Compile loops in processes of their own: a process compiles one at a time.
-
-    Args:
-        names: Loops of :data:`SIGNATURES`.
-        processes: Number of processes.
-        progress: Whether to show a progress bar.
-    """
-    bar = partial(tqdm, total=len(names), desc="compiling inner loops", unit="loop", disable=not progress)
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for _ in bar(pool.map(compile_loop, names)):
+def compile_loops() -> None:
+    """Compile all loops in two processes: a process compiles one at a time."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        compiled = pool.map(compile_loop, SIGNATURES)
+        for _ in tqdm(compiled, total=len(SIGNATURES), desc="compiling inner loops", unit="loop"):
             pass
 
 

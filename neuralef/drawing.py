@@ -118,19 +118,15 @@ def class_legend(classes: Sequence[SemanticClass], present: Collection[int]) -> 
     return [(each.name, each.colour) for index, each in enumerate(classes) if index in present] + ignored
 
 
-def cluster_colours(num_clusters: int, *, seed: int = 0) -> np.ndarray:
+def cluster_colours(num_clusters: int) -> np.ndarray:
     """Colours that tell clusters apart: hues evenly around the circle in shuffled order, two lightnesses.
 
-    Args:
-        num_clusters: Number of clusters.
-        seed: Seed of the order, so that a cluster keeps its colour.
-
     Returns:
-        Colour of each cluster, shape ``(num_clusters, 3)``, uint8.
+        Colour of each cluster, always the same, shape ``(num_clusters, 3)``, uint8.
     """
     palette = sns.husl_palette(num_clusters, s=0.85, l=0.55), sns.husl_palette(num_clusters, s=0.7, l=0.78)
     colours = np.array([palette[index % 2][index] for index in range(num_clusters)])
-    return (255 * np.random.default_rng(seed).permutation(colours)).round().astype(np.uint8)
+    return (255 * np.random.default_rng(0).permutation(colours)).round().astype(np.uint8)
 
 
 def side_by_side(picture: np.ndarray, clusters: np.ndarray, *, num_clusters: int) -> np.ndarray:
@@ -256,7 +252,6 @@ def patch_links(
     columns: int,
     selected: Sequence[tuple[int, int] | None],
     label: str | None,
-    size: float = 2.3,
 ) -> Figure:
     """What a patch is linked to, drawn on one or several images; one colour scale for all.
 
@@ -267,9 +262,9 @@ def patch_links(
         columns: Number of images in a row.
         selected: Row and column of the patch to frame in each image, or ``None``.
         label: Label of the colour scale: what the weights are; ``None`` where all are alike, and no scale is drawn.
-        size: Width of an image in inches.
     """
     rows = -(-len(pictures) // columns)
+    size = 2.3  # inches of an image
     height = rows * (size + (0.2 if titles else 0))
     figure, axes = plt.subplots(
         rows, columns, figsize=(columns * size + (0.7 if label else 0), height), squeeze=False, layout="constrained"

@@ -143,12 +143,12 @@ class Difference:
         """Mean over the seeds."""
         return float(np.mean(self.values))
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Where the mean difference lies, by Student's t over the seeds; of one run, anywhere."""
+    def interval(self) -> tuple[float, float]:
+        """Where the mean difference lies with 95 % confidence, by Student's t over the seeds; of one run, anywhere."""
         n = len(self.values)
         if n == 1:
             return -math.inf, math.inf
-        half = stdtrit(n - 1, (1 + level) / 2) * np.std(self.values, ddof=1) / math.sqrt(n)
+        half = stdtrit(n - 1, 0.975) * np.std(self.values, ddof=1) / math.sqrt(n)
         return self.mean - half, self.mean + half
 
 

@@ -105,20 +105,18 @@ def bootstrap_interval(
 def paired_difference_interval(
     first: Sequence[np.ndarray],
     second: Sequence[np.ndarray],
-    statistic: Statistic = max_iou_score,
     *,
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of the mean difference ``second - first`` over paired runs, drawing images and pairs.
+    """Interval of the mean difference ``second - first`` in mIoU over paired runs, drawing images and pairs.
 
     Both sides of every resample have the same images and the same pairs of runs, so what they share drops out.
 
     Args:
         first: Tables of the runs under one treatment, as for :func:`bootstrap_interval`.
         second: Tables of the same runs under the other treatment, in the same order.
-        statistic: Function of a table ``(K, C)`` that gives the statistic.
         draws: Number of resamples.
         seed: Seed of the draws.
         level: Confidence level: share of the resamples inside the interval, 0 to 1.
@@ -131,16 +129,14 @@ def paired_difference_interval(
     tables = _labelled([*first, *second])
     first, second = tables[: len(first)], tables[len(first) :]
     image_weights, run_weights = _weights(len(tables[0]), len(first), draws, seed)
-    difference = _resampled(second, statistic, image_weights) - _resampled(first, statistic, image_weights)
-    estimate = np.mean(_estimates(second, statistic)) - np.mean(_estimates(first, statistic))
-    return _interval(float(estimate), _mean_over_runs(difference, run_weights), level)
+    before, after = (_resampled(runs, max_iou_score, image_weights) for runs in (first, second))
+    estimate = np.mean(_estimates(second)) - np.mean(_estimates(first))
+    return _interval(float(estimate), _mean_over_runs(after - before, run_weights), level)
 
 
-def paired_gains(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], statistic: Statistic = max_iou_score
-) -> tuple[float, ...]:
+def paired_gains(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[float, ...]:
     """What each run gains from ``first`` to ``second``; arguments as for :func:`paired_difference_interval`."""
-    scores = (_estimates(runs, statistic) for runs in (first, second))
+    scores = (_estimates(runs) for runs in (first, second))
     return tuple(after - before for before, after in zip(*scores, strict=True))
 
 
@@ -162,7 +158,7 @@ def _weights(images: int, runs: int, draws: int, seed: int) -> tuple[np.ndarray,
     return image_weights, rng.multinomial(runs, np.full(runs, 1 / runs), size=draws)
 
 
-def _estimates(runs: Sequence[np.ndarray], statistic: Statistic) -> list[float]:
+def _estimates(runs: Sequence[np.ndarray], statistic: Statistic = max_iou_score) -> list[float]:
     return [statistic(run.sum(axis=0, dtype=np.int64)) for run in runs]
 
 

@@ -128,16 +128,13 @@ def expected_width(runs: int) -> float:
     return integral
 
 
-def columns(
-    table: Table, numbers: pd.DataFrame, metric: str = "mean_iou", *, names: Mapping[str, str] | None = None
-) -> dict[str, pd.DataFrame]:
-    """The scores of an ablation, apart for each dataset and method.
+def columns(table: Table, numbers: pd.DataFrame, *, names: Mapping[str, str] | None = None) -> dict[str, pd.DataFrame]:
+    """The mIoU of an ablation, apart for each dataset and method.
 
     Args:
         table: Table that varies K or a hyper-parameter.
         numbers: Numbers of the paper or ours, see :func:`neuralef.table_study.published` and
             :meth:`neuralef.table_study.TableStudy.run`.
-        metric: Score to take, ``accuracy`` or ``mean_iou``.
         names: What titles say for the paper's datasets, see :func:`neuralef.table_study.names_here`; the same for the
             paper's numbers as for ours, so that both have one title. Default: the paper's names.
 
@@ -147,7 +144,7 @@ def columns(
     axis, names = table.rows[-1], names or {}
     found = {}
     for (dataset, method), group in numbers.groupby(["dataset", "method"], sort=False):
-        scores = group.pivot(index="seed", columns=axis, values=metric)[list(group[axis].unique())]
+        scores = group.pivot(index="seed", columns=axis, values="mean_iou")[list(group[axis].unique())]
         scores.columns = [str(value).rpartition("=")[2] for value in scores.columns]
         of = f"{names.get(dataset, dataset)}, {method_title(method)}"
         found[f"{table.name} ({SYMBOLS[table.varies]}), {of}"] = scores

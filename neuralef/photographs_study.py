@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from neuralef import provenance
 from neuralef.clustering import ClusterHead
+from neuralef.comparison import BASELINE
 from neuralef.config import Config
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, score
@@ -190,25 +191,25 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
     return _by_part(titled(rows), "mean_iou", mean_and_spread)
 
 
-def gains(rows: pd.DataFrame, other: str = "kmeans") -> pd.DataFrame:
-    """The rows of :func:`titled`, ``gain`` being what each has on ``other`` with the same photographs and seed.
+def gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`titled`, ``gain`` being what each has on K-means with the same photographs and seed.
 
     Raises:
-        InputError: If ``other`` was not run.
+        InputError: If K-means was not run.
     """
     found = titled(rows)
-    if other not in set(found["method"]):
-        raise InputError(f"gains are on {other}, which was not run; name it among the methods")
-    reference = found[found["title"] == method_title(other)].set_index(["photographs", "seed"])["mean_iou"]
+    if BASELINE not in set(found["method"]):
+        raise InputError(f"gains are on {BASELINE}, which was not run; name it among the methods")
+    reference = found[found["method"] == BASELINE].set_index(["photographs", "seed"])["mean_iou"]
     pairs = pd.MultiIndex.from_frame(found[["photographs", "seed"]])
     return found.assign(gain=found["mean_iou"].to_numpy() - reference.loc[pairs].to_numpy())
 
 
-def gain_table(rows: pd.DataFrame, other: str = "kmeans") -> pd.DataFrame:
+def gain_table(rows: pd.DataFrame) -> pd.DataFrame:
     """:func:`gains`, points and in how many seeds they are positive: a row for each method, a column for each part."""
-    found = gains(rows, other)
-    table = _by_part(found[found["title"] != method_title(other)], "gain", _gain)
-    return table.rename(columns={"method": f"method, against {method_title(other)}"})
+    found = gains(rows)
+    table = _by_part(found[found["method"] != BASELINE], "gain", _gain)
+    return table.rename(columns={"method": f"method, against {method_title(BASELINE)}"})
 
 
 def _gain(values: Sequence[float]) -> str:

@@ -238,7 +238,6 @@ def noise_bands(
     bands: pd.DataFrame,
     *,
     ylabel: str,
-    columns: int = 3,
     width: float = 3.4,
     connected: bool = True,
 ) -> Figure:
@@ -251,14 +250,14 @@ def noise_bands(
             fraction).
         bands: Frame by panel: ``low`` and ``high``, ends of the band (fractions; NaN for none), and ``exceeds``.
         ylabel: Label of the vertical axis: what changes.
-        columns: Number of panels in a row.
         width: Width of a panel in inches.
         connected: Whether lines join the values, which names have no order for.
     """
     if values.empty:
         return nothing_run()
     panels = list(dict.fromkeys(values["panel"]))
-    rows, columns = -(-len(panels) // columns), min(columns, len(panels))
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
     turned = {"rotation": 30, "ha": "right"} if values["value"].str.len().max() > 5 else {}
     size = (width * columns, (3.5 if turned else 2.7) * rows)
     thin, thick = (0.8, 2.2) if connected else (0.0, 0.0)
@@ -616,7 +615,7 @@ def function_traces(
 
 
 def paired_functions(
-    exact: np.ndarray, learned: np.ndarray, titles: Sequence[str], *, borders: Sequence[float] = (), columns: int = 5
+    exact: np.ndarray, learned: np.ndarray, titles: Sequence[str], *, borders: Sequence[float] = ()
 ) -> Figure:
     """Functions over the nodes of a graph, the exact one as a line and the learned one as dots, a panel for each.
 
@@ -625,10 +624,9 @@ def paired_functions(
         learned: Learned functions in the order, sign and scale of the exact ones, shape ``(N, K)``.
         titles: Titles, one for each panel.
         borders: Positions where a block of nodes ends.
-        columns: Number of panels in a row.
     """
     K = exact.shape[1]
-    columns = min(columns, K)
+    columns = min(5, K)
     size = (2 * columns, 1.55 * -(-K // columns) + 0.4)
     figure, axes = _panels(K, size, columns=columns, sharex=True, sharey=True)
     for index, axis in enumerate(axes.flat[:K]):

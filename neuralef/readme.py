@@ -63,24 +63,25 @@ def fill_markers(text: str, contents: Mapping[str, str]) -> str:
     return text
 
 
-def blocks(quick: Path | None = None, studies: Path | None = None) -> dict[str, str]:
-    """The generated parts of the README, from the committed runs of ``quick`` and ``studies``, or those in folders."""
+def blocks(quick: Path | None = None) -> dict[str, str]:
+    """The generated parts of the README, from the committed runs, or with that of ``quick`` in another folder."""
+    studies, bench = reference_root("studies"), reference_root("bench")
     results = read_results((quick or reference_root("quick")) / "results.csv")
     in_float32 = read_results(reference_root("quick_float32") / "results.csv")
-    methods = read_results((studies or reference_root("studies")) / "results.csv")
+    methods = read_results(studies / "results.csv")
     table = benchmark_table(results).to_markdown(index=False, disable_numparse=True)
     return {
         "benchmark": f"{table}\n\n{benchmark_caption(results)}",
         "timing": timing_sentence(results),
         "float32": float32_sentence(in_float32),
         "methods": methods_table(methods),
-        "photographs": table_block(studies or reference_root("studies"), "36_scores"),
-        "audit": table_block(studies or reference_root("studies"), "30_differences"),
-        "audit_gpu": table_block(reference_root("bench") / "audit_gpu", "30_differences"),
-        "fidelity": fidelity_sentence(studies or reference_root("studies")),
-        "scaling": scaling_sentence(studies or reference_root("studies")),
-        "gpu": gpu_sentences(reference_root("bench")),
-        "paper_gpu": paper_profile_sentence(read_results(reference_root("bench") / "paper_gpu" / "results.csv")),
+        "photographs": table_block(studies, "36_scores"),
+        "audit": table_block(studies, "30_differences"),
+        "audit_gpu": table_block(bench / "audit_gpu", "30_differences"),
+        "fidelity": fidelity_sentence(studies),
+        "scaling": scaling_sentence(studies),
+        "gpu": gpu_sentences(bench),
+        "paper_gpu": paper_profile_sentence(read_results(bench / "paper_gpu" / "results.csv")),
     }
 
 

@@ -316,12 +316,12 @@ def dense_maps_cost(pixels: int, K: int) -> Cost:
     return Cost(8 * pixels * K, 5 * SINGLE * pixels * K, 2 * SINGLE * pixels * K)
 
 
-def kmeans_cost(patches: int, channels: int, K: int, *, iterations: int, drawn: int = LLOYD_PATCHES) -> Cost:
+def kmeans_cost(patches: int, channels: int, K: int, *, iterations: int) -> Cost:
     """K-means of :func:`neuralef.kmeans.fit_kmeans`: Lloyd's iterations on a draw, then one pass over all patches.
 
     All points are held in single precision.
     """
-    seen = min(drawn, patches) * iterations + patches
+    seen = min(LLOYD_PATCHES, patches) * iterations + patches
     return Cost(2 * seen * channels * K, SINGLE * seen * channels, SINGLE * patches * channels)
 
 
@@ -384,9 +384,9 @@ def this_machine(device: Device = "cpu", precision: Precision = "float32") -> Pr
     return Processor(provenance.device(device), 2 * side**3 / product, 2 * SINGLE * length / copy, memory)
 
 
-def _fastest(work: Callable[[], Any], device: Device, calls: int = 7) -> float:
+def _fastest(work: Callable[[], Any], device: Device) -> float:
     seconds = []
-    for _ in range(calls):
+    for _ in range(7):
         began = perf_counter()
         work()
         if device == "cuda":
@@ -442,16 +442,13 @@ class Shapes:
         }[stage]
 
 
-def measured(
-    shapes: Shapes, processor: Processor, *, stages: Sequence[Stage] = STAGES, repeats: int = 2
-) -> pd.DataFrame:
-    """Every stage once for its memory and then for its time, in a process of its own, beside the formulas.
+def measured(shapes: Shapes, processor: Processor, *, stages: Sequence[Stage] = STAGES) -> pd.DataFrame:
+    """Every stage once for its memory and twice for its time, in a process of its own, beside the formulas.
 
     Args:
         shapes: Case to measure.
         processor: Processor that gives the predicted seconds.
         stages: Stages to measure.
-        repeats: Number of timed calls, of which the best counts.
 
     Returns:
         One row a stage: predicted and measured seconds and megabytes, and predicted over measured of both.
@@ -463,7 +460,7 @@ def measured(
     for stage in stages:
         cost = shapes.predicted(stage)
         remedy = f"lower crop or images, or leave {stage} out of stages"
-        found = measure(SIDES[stage], shapes, repeats=repeats, threads=torch.get_num_threads(), remedy=remedy)
+        found = measure(SIDES[stage], shapes, repeats=2, threads=torch.get_num_threads(), remedy=remedy)
         seconds, megabytes = processor.seconds(cost), cost.memory / 1e6
         rows.append(
             {

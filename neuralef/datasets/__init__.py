@@ -342,10 +342,10 @@ def _refuse_bad_content(info: DatasetInfo, files: Sequence[Path], folder: Path, 
     _raise_if_any(inside, f"archive {' with '.join(map(str, files))} is not a whole {info.name}", remedy)
 
 
-def _raise_if_any(problems: list[str], what: str, remedy: str, *, shown: int = 3) -> None:
+def _raise_if_any(problems: list[str], what: str, remedy: str) -> None:
     if problems:
-        more = f" (and {len(problems) - shown} more)" if len(problems) > shown else ""
-        raise InputError(f"{what}: {'; '.join(problems[:shown])}{more}. To mend it, {remedy}")
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise InputError(f"{what}: {'; '.join(problems[:3])}{more}. To mend it, {remedy}")
 
 
 def _problems(dataset: Dataset, info: DatasetInfo | None) -> list[str]:
