@@ -34,7 +34,7 @@ from neuralef.intervals import Interval, paired_difference_interval, paired_gain
 from neuralef.measuring import measure
 from neuralef.methods import REGISTRY
 from neuralef.reporting import markdown, matching_columns, mean_and_interval, mean_and_spread, method_title
-from neuralef.results import append_rows
+from neuralef.results import append_rows, read_rows
 from neuralef.scaling import fewest_images, grow, opened, portable
 from neuralef.training import train
 from neuralef.workbench import Experiment, Workbench
@@ -99,8 +99,9 @@ def measure_costs(
     device = provenance.device(experiment.config.device)  # once: a method may change the number of threads it names
     quantities = {"image_s": _image_s, "peak_mb": _peak_mb} if memory else {"image_s": _image_s}
     wanted = [(method, quantity) for method in methods for quantity in quantities]
+    kept = _kept(path, experiment_id, device)
     for method, quantity in tqdm(wanted, desc=f"costs on {experiment.dataset}", disable=not progress):
-        if quantity not in _kept(path, experiment_id, device).get(method, {}):
+        if quantity not in kept.get(method, {}):
             row = {
                 "experiment_id": experiment_id,
                 "method": method,
@@ -164,9 +165,7 @@ def _peak_mb(experiment: Experiment, method: Method, bench: Workbench) -> float:
 
 def _kept(path: Path, experiment_id: str, device: str) -> dict[str, dict[str, float]]:
     """By method and quantity, the values of one experiment on one machine."""
-    if not path.is_file():
-        return {}
-    rows = pd.read_csv(path, dtype={"experiment_id": str, "git_sha": str})
+    rows = read_rows(path, COLUMNS, text=("experiment_id", "git_sha"))
     rows = rows[(rows["experiment_id"] == experiment_id) & (rows["device"] == device)]
     return {method: dict(zip(of["quantity"], of["value"], strict=True)) for method, of in rows.groupby("method")}
 

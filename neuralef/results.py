@@ -192,7 +192,8 @@ def read_rows(path: Path, columns: Sequence[str], *, text: Sequence[str]) -> pd.
     """
     if not _existing(path, columns):
         return pd.DataFrame(columns=list(columns))
-    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False)
+    # An empty cell and nan are numbers that are missing; other words, such as none, are text.
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=["", "nan"])
 
 
 def select(frame: pd.DataFrame, experiment_ids: Iterable[str]) -> pd.DataFrame:

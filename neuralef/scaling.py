@@ -34,7 +34,7 @@ from neuralef.config import Config
 from neuralef.errors import InputError
 from neuralef.features import ALL, FeatureStore
 from neuralef.measuring import measure
-from neuralef.results import append_rows
+from neuralef.results import append_rows, read_rows
 from neuralef.spectral import principal_eigenvectors
 from neuralef.training import kernel_of, train
 
@@ -352,9 +352,7 @@ def _row(setting: str, side: Side, store: FeatureStore, images: int, config: Con
 
 
 def _read(path: Path, setting: str) -> pd.DataFrame:
-    if not path.is_file():
-        return pd.DataFrame(columns=COLUMNS)
-    rows = pd.read_csv(path, dtype={"setting": str, "git_sha": str})
+    rows = read_rows(path, COLUMNS, text=("setting", "git_sha"))
     return rows[rows["setting"] == setting]
 
 

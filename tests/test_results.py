@@ -293,7 +293,10 @@ def test_rows_of_other_files_come_back_with_their_text(tmp_path):
     columns, path = ("id", "name", "value"), tmp_path / "rows.csv"
     assert read_rows(path, columns, text=["id"]).columns.tolist() == list(columns)
     assert read_rows(path, columns, text=["id"]).empty
-    append_rows(path, [{"id": "0012", "name": "none", "value": 0.5}], columns=columns, key=["id"])
-    assert read_rows(path, columns, text=["id"]).to_dict("records") == [{"id": "0012", "name": "none", "value": 0.5}]
+    rows = [{"id": "0012", "name": "none", "value": 0.5}, {"id": "13", "name": "NA", "value": ""}]
+    append_rows(path, rows, columns=columns, key=["id"])
+    found = read_rows(path, columns, text=["id"])
+    assert found.drop(columns="value").to_numpy().tolist() == [["0012", "none"], ["13", "NA"]]
+    assert found["value"].fillna(-1).tolist() == [0.5, -1]
     with pytest.raises(InputError, match=r"rows\.csv has other columns than this version writes"):
         read_rows(path, columns[1:], text=[])
