@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -156,24 +157,11 @@ class TableStudy:
         return pd.DataFrame(wanted, columns=columns).merge(found, on=["experiment_id", "method", "matching"])
 
     def _run(self, line: Line, out: Path) -> Iterator[list[Any]]:
-        spec, bench = line.spec, self.bench(line.experiment)
-        by_seed = run_seeds(line.experiment, self.setup.seeds, spec.methods, out, bench=bench, progress=self.progress)
-        for rows in by_seed:
-            for method in spec.methods:
-                for matching in spec.matchings:
-                    yield [
-                        spec.dataset,
-                        spec.protocol,
-                        spec.backbone,
-                        method,
-                        line.experiment.clusters,
-                        spec.setting(matching),
-                        matching,
-                        line.description,
-                        line.experiment.dataset,
-                        line.experiment.backbone,
-                        rows[0]["experiment_id"],
-                    ]
+        ours, bench, methods = line.experiment, self.bench(line.experiment), line.spec.methods
+        for rows in run_seeds(ours, self.setup.seeds, methods, out, bench=bench, progress=self.progress):
+            used = [line.description, ours.dataset, ours.backbone, rows[0]["experiment_id"]]
+            for matching, setting in _settings(line.spec):
+                yield [*setting._replace(clusters=ours.clusters), matching, *used]
 
     def image_tables(self, line: Line, out: Path) -> dict[str, np.ndarray]:
         """Pixels of every ``val`` image by cluster and class, shape ``(N, K, C)``, for each method and the first seed.
@@ -234,10 +222,10 @@ class TableStudy:
         rows = list(table.rows)
         paper, ours = (dict(list(frame.groupby(rows, sort=False))) for frame in (published(table), numbers))
         reasons = {
-            tuple(row): line.description
+            tuple(getattr(setting, name) for name in rows): line.description
             for line in self.lines(table)
             if line.experiment is None
-            for row in _identities(line.spec)[rows].to_numpy().tolist()
+            for _, setting in _settings(line.spec)
         }
         printed = [metric for metric in METRICS if published(table)[metric].notna().any()]
         body = []
@@ -568,13 +556,11 @@ def names_here(numbers: pd.DataFrame, column: str, between: str = "\n") -> dict[
     return {role: used_for(used, role, between) for role, used in pairs}
 
 
-def _identities(spec: Spec) -> pd.DataFrame:
-    rows = [
-        [spec.dataset, spec.protocol, spec.backbone, method, spec.clusters, spec.setting(matching)]
-        for method in spec.methods
-        for matching in spec.matchings
-    ]
-    return pd.DataFrame(rows, columns=IDENTITY)
+def _settings(spec: Spec) -> Iterator[tuple[Matching, Setting]]:
+    """What tells the numbers of a set-up apart, for each method and matching."""
+    for method, matching in product(spec.methods, spec.matchings):
+        named = spec.dataset, spec.protocol, spec.backbone, method, spec.clusters, spec.setting(matching)
+        yield matching, Setting(*named)
 
 
 def _order(rows: Sequence[str], keys: Sequence[tuple]) -> Any:
