@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from neuralef import provenance
@@ -31,6 +30,7 @@ from neuralef.audit import (
     CroppedLabels,
     Labels,
     LinearProbe,
+    ProbedTraining,
     StoredLabels,
     Variant,
     official_label_weight,
@@ -39,21 +39,15 @@ from neuralef.audit import (
 )
 from neuralef.clustering import ClusterHead, EigenfunctionHead, fit_hidden_kmeans
 from neuralef.config import Config
-from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Scores, score, score_mapping
 from neuralef.experiments import require_labels, score_columns, warn_of_absent_classes
 from neuralef.files import ensure_writable_folder, read_checked_tensors, tensors_digest, write_checked_tensors
-from neuralef.intervals import (
-    Interval,
-    bootstrap_interval,
-    max_iou_score,
-    paired_difference_interval,
-    paired_gains,
-)
+from neuralef.intervals import Interval, bootstrap_interval, max_iou_score, paired_difference_interval, paired_gains
 from neuralef.paths import cache_root
 from neuralef.reporting import METHOD_TITLES, markdown, mean_and_interval, mean_and_spread
 from neuralef.results import COLUMNS, append_rows, check_columns
+from neuralef.training import Training
 from neuralef.workbench import Experiment, Workbench, check_same_features, open_workbench
 
 FILE = "audit.csv"
@@ -75,15 +69,6 @@ TITLES = {**METHOD_TITLES, PROBE: "linear probe"}
 def methods_of(variant: Variant) -> tuple[str, ...]:
     """Methods that are evaluated: Ours and Ours*, and the head where there is one."""
     return CLUSTERINGS if variant == "none" else (*CLUSTERINGS, PROBE)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """psi of one variant, its head where there is one, and the seconds the training took."""
-
-    psi: Eigenfunctions
-    probe: nn.Linear | None
-    train_s: float
 
 
 @dataclass
@@ -133,14 +118,13 @@ class Audit:
         experiment_id = self.bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
         return provenance.digest(experiment_id, *self._label_parts(experiment))
 
-    def trained(self, experiment: Experiment, variant: Variant) -> Trained:
-        """psi of one variant, from the cache if it is there."""
+    def trained(self, experiment: Experiment, variant: Variant) -> Training | ProbedTraining:
+        """psi of one variant, with its head where there is one, from the cache if it is there."""
         identity = (experiment.clusters, experiment.seed, experiment.config)
         if variant == "none":
-            training = self.bench.training(*identity)
-            return Trained(training.psi, None, training.train_s)
+            return self.bench.training(*identity)
         key = provenance.digest(self.bench.training_key(*identity), variant, *self._label_parts(experiment))
-        training = train_probed(
+        return train_probed(
             self.bench.train,
             self.labels(experiment.config),
             experiment.config,
@@ -151,7 +135,6 @@ class Audit:
             folder=cache_root() / "audit" / key,
             progress=self.progress,
         )
-        return Trained(training.psi, training.probe, training.train_s)
 
     def missing(self, experiment: Experiment, variant: Variant) -> list[str]:
         """Methods whose counts are not kept yet."""
@@ -182,7 +165,7 @@ class Audit:
         return labels, len(data.classes), self.weight(experiment), code
 
     def _evaluate(
-        self, experiment: Experiment, trained: Trained, variant: Variant, method: str
+        self, experiment: Experiment, trained: Training | ProbedTraining, variant: Variant, method: str
     ) -> tuple[np.ndarray, dict[str, Any]]:
         bench, began = self.bench, perf_counter()
         head = self._head(experiment, trained, method)
@@ -206,7 +189,7 @@ class Audit:
             ),
         }
 
-    def _head(self, experiment: Experiment, trained: Trained, method: str) -> ClusterHead:
+    def _head(self, experiment: Experiment, trained: Training | ProbedTraining, method: str) -> ClusterHead:
         config = experiment.config
         if method == PROBE:
             return LinearProbe(trained.psi, trained.probe, config.precision)
