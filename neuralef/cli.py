@@ -451,6 +451,25 @@ def _warn_of_few_steps(methods: list[str], bench: "Workbench") -> None:
         )
 
 
+def _for_the_user(error: Exception) -> str:
+    """What a user can do about an error, in one line; empty where the error is a defect of ours."""
+    said = str(error)
+    if isinstance(error, InputError):
+        return said
+    if isinstance(error, OSError):
+        mend = f"{error.filename or 'a file'}: {error.strerror}; mend that, or give another path, then run again"
+        return mend if error.errno in BEYOND_US else ""
+    if NO_PLACE_FOR_LOOPS in said:
+        return (
+            "neither the package's folder nor the home folder can be written, and compiled loops are kept there; set "
+            "NUMBA_CACHE_DIR to a folder that can"
+        )
+    if isinstance(error, MemoryError) or any(sign in said for sign in OUT_OF_MEMORY):
+        first = said.partition("\n")[0] or "out of memory"
+        return f"{first}; lower batch_images or image_size, if you have raised them"
+    return ""
+
+
 def main() -> None:
     """Entry point: user errors and a system that refuses end in one line and status 2, an interruption in 130."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -460,27 +479,11 @@ def main() -> None:
     try:
         with logging_redirect_tqdm():
             app()
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in BEYOND_US:
+    except (InputError, OSError, MemoryError, RuntimeError) as error:
+        said = _for_the_user(error)
+        if not said:
             raise
-        where = error.filename or "a file"
-        typer.echo(f"error: {where}: {error.strerror}; mend that, or give another path, then run again", err=True)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if NO_PLACE_FOR_LOOPS in str(error):
-            typer.echo(
-                "error: neither the package's folder nor the home folder can be written, and compiled loops are kept "
-                "there; set NUMBA_CACHE_DIR to a folder that can",
-                err=True,
-            )
-            sys.exit(2)
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
-            raise
-        said = str(error).partition("\n")[0] or "out of memory"
-        typer.echo(f"error: {said}; lower batch_images or image_size, if you have raised them", err=True)
+        typer.echo(f"error: {said}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:  # typer makes the one the other
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
