@@ -45,7 +45,7 @@ from neuralef.experiments import require_labels, score_columns, warn_of_absent_c
 from neuralef.files import ensure_writable_folder, read_checked_tensors, tensors_digest, write_checked_tensors
 from neuralef.intervals import Interval, bootstrap_interval, max_iou_score, paired_difference_interval, paired_gains
 from neuralef.paths import cache_root
-from neuralef.reporting import METHOD_TITLES, markdown, mean_and_interval, mean_and_spread
+from neuralef.reporting import METHOD_TITLES, cases_won, markdown, mean_and_interval, mean_and_spread
 from neuralef.results import COLUMNS, append_rows, check_columns
 from neuralef.training import Training
 from neuralef.workbench import Experiment, Workbench, check_same_features, open_workbench
@@ -314,7 +314,7 @@ class Comparison:
             "without": mean_and_interval(self.without),
             "with gradient": mean_and_interval(self.with_gradient),
             "difference": mean_and_interval(self.difference, sign="+"),
-            "seeds where it is higher": f"{sum(gain > 0 for gain in self.gains)} of {len(self.gains)}",
+            "seeds where it is higher": cases_won(self.gains),
         }
 
     def sentence(self) -> str:

@@ -33,7 +33,7 @@ from neuralef.features import FeatureStore
 from neuralef.intervals import Interval, paired_difference_interval, paired_gains
 from neuralef.measuring import measure
 from neuralef.methods import REGISTRY
-from neuralef.reporting import markdown, matching_columns, mean_and_interval, mean_and_spread, method_title
+from neuralef.reporting import cases_won, markdown, matching_columns, mean_and_interval, mean_and_spread, method_title
 from neuralef.results import append_rows, read_rows
 from neuralef.scaling import fewest_images, grow, opened, portable
 from neuralef.training import train
@@ -240,16 +240,6 @@ class PairedDifference:
     class_gains: tuple[float, ...]
 
     @property
-    def seeds_won(self) -> str:
-        """Number of seeds in which the first method is higher, ``n of m``."""
-        return f"{sum(gain > 0 for gain in self.gains)} of {len(self.gains)}"
-
-    @property
-    def classes_won(self) -> str:
-        """Number of classes in which the first method is higher, ``n of m``."""
-        return f"{sum(gain > 0 for gain in self.class_gains)} of {np.isfinite(self.class_gains).sum()}"
-
-    @property
     def verdict(self) -> str:
         """What the interval says: ``higher`` or ``lower`` where it excludes 0, else ``undecided``."""
         if not self.interval.excludes(0):
@@ -342,8 +332,8 @@ def difference_table(differences: Sequence[PairedDifference]) -> pd.DataFrame:
             "difference in mIoU": mean_and_interval(found.interval, sign="+"),
             "shift": f"{100 * found.interval.bias:+.1f}",
             "by its interval": found.verdict,
-            "higher in seeds": found.seeds_won,
-            "higher in classes": found.classes_won,
+            "higher in seeds": cases_won(found.gains),
+            "higher in classes": cases_won(found.class_gains),
         }
         for found in differences
     )
@@ -464,10 +454,10 @@ def _pair_sentence(found: PairedDifference, mine: Standing, exact: Standing, cla
     most, least = (class_names[int(choose(gains))] for choose in (np.nanargmax, np.nanargmin))
     return (
         f"**{mine.title} against {exact.title}.** {mean_and_interval(found.interval, sign='+')} points of mIoU; the "
-        f"interval {found.interval.says_of(0)}. Higher in {found.seeds_won} seeds and {found.classes_won} classes "
-        f"(from {100 * np.nanmin(gains):+.1f} for {least} to {100 * np.nanmax(gains):+.1f} for {most}). Training "
-        f"{_number(training)} s against {_number(exact_training)} s, a new image {_number(1000 * image)} ms against "
-        f"{_number(1000 * exact_image)} ms: {_total_cost(mine, exact)}."
+        f"interval {found.interval.says_of(0)}. Higher in {cases_won(found.gains)} seeds and {cases_won(gains)} "
+        f"classes (from {100 * np.nanmin(gains):+.1f} for {least} to {100 * np.nanmax(gains):+.1f} for {most}). "
+        f"Training {_number(training)} s against {_number(exact_training)} s, a new image {_number(1000 * image)} ms "
+        f"against {_number(1000 * exact_image)} ms: {_total_cost(mine, exact)}."
     )
 
 

@@ -27,7 +27,7 @@ from neuralef.evaluation import MATCHINGS, score
 from neuralef.experiments import require_labels, score_columns
 from neuralef.features import FeatureStore
 from neuralef.methods import REGISTRY, check_methods
-from neuralef.reporting import mean_and_spread, method_title
+from neuralef.reporting import cases_won, mean_and_spread, method_title
 from neuralef.results import COLUMNS as RUN_COLUMNS
 from neuralef.results import append_rows, check_columns, read_rows
 from neuralef.training import total_steps
@@ -213,8 +213,7 @@ def gain_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gain(values: Sequence[float]) -> str:
-    higher = int((np.asarray(values) > 0).sum())
-    return f"{mean_and_spread(values, sign='+')} ({higher} of {len(values)})"
+    return f"{mean_and_spread(values, sign='+')} ({cases_won(values)})"
 
 
 def _by_part(found: pd.DataFrame, column: str, cell: Callable[[Sequence[float]], str]) -> pd.DataFrame:
@@ -245,6 +244,6 @@ def sentences(rows: pd.DataFrame) -> list[str]:
         steps = f"{group['steps'].iloc[0]:,} steps in place of {usually['steps'].iloc[0]:,}"
         said.append(
             f"With {photographs} photographs, {steps} change {method_title(method)} by "
-            f"{mean_and_spread(change, sign='+')} points, up in {(change > 0).sum()} of {len(change)} seeds."
+            f"{mean_and_spread(change, sign='+')} points, up in {cases_won(change)} seeds."
         )
     return said

@@ -21,7 +21,7 @@ from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, score
 from neuralef.features import FeatureStore, shifted_levels, to_tensor
 from neuralef.ours_plus import TEMPERATURE, VIEWS, diffuse, fit_plus
-from neuralef.reporting import mean_and_spread
+from neuralef.reporting import cases_won, mean_and_spread
 from neuralef.segmentation import cluster_map
 from neuralef.spectral import RESTARTS
 from neuralef.studies import Study, described, open_studies
@@ -323,8 +323,7 @@ def parts_sentence(rows: pd.DataFrame) -> str:
 
 
 def _change(points: pd.Series) -> str:
-    won = f"higher in {(points > 0).sum()} of {len(points)} seeds"
-    return f"{mean_and_spread(points.to_numpy() / 100, sign='+')} ({won})"
+    return f"{mean_and_spread(points.to_numpy() / 100, sign='+')} (higher in {cases_won(points)} seeds)"
 
 
 @dataclass(frozen=True)

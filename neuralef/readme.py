@@ -15,6 +15,7 @@ from neuralef.reporting import (
     benchmark_caption,
     benchmark_table,
     caption_of,
+    captioned,
     check_one_setting,
     findings_files,
     mean_and_spread,
@@ -69,9 +70,8 @@ def blocks(quick: Path | None = None) -> dict[str, str]:
     results = read_results((quick or reference_root("quick")) / "results.csv")
     in_float32 = read_results(reference_root("quick_float32") / "results.csv")
     methods = read_results(studies / "results.csv")
-    table = benchmark_table(results).to_markdown(index=False, disable_numparse=True)
     return {
-        "benchmark": f"{table}\n\n{benchmark_caption(results)}",
+        "benchmark": captioned(benchmark_table(results), benchmark_caption(results)),
         "timing": timing_sentence(results),
         "float32": float32_sentence(in_float32),
         "methods": methods_table(methods),
@@ -97,8 +97,7 @@ def findings_block(folder: Path) -> str:
     files = findings_files(folder)
     if not files:
         raise InputError(f"{folder / 'tables'} holds no findings; run `neuralef reproduce --profile standard` for them")
-    verdicts, caption = all_findings(files)
-    return f"{verdicts.to_markdown(index=False, disable_numparse=True)}\n\n{caption}"
+    return captioned(*all_findings(files))
 
 
 def table_block(folder: Path, stem: str) -> str:
@@ -150,12 +149,12 @@ def methods_table(results: pd.DataFrame) -> str:
                 }
             )
     first = chosen.iloc[0]
-    return (
-        f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n"
+    return captioned(
+        pd.DataFrame(rows),
         f"backbone {first['backbone']}; K = {first['clusters']}; psi of depth {first['p_depth']}, trained on one patch "
         f"in {first['p_patch_stride'] ** 2} with k = {first['p_feature_neighbors']} and alpha = "
         f"{first['p_pixel_weight']:g}, in {first['p_precision']}; max_iou, percent, mean ± standard deviation over "
-        f"seeds; training on {first['device']}. {IOU_RULE}"
+        f"seeds; training on {first['device']}. {IOU_RULE}",
     )
 
 

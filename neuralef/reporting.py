@@ -38,6 +38,7 @@ METHOD_TITLES = {
     "ours_star": "Ours*",
     "ours_plus": "Ours+",
 }
+METRICS = {"accuracy": "Acc", "mean_iou": "mIoU"}
 IOU_RULE = "mIoU averages over the classes that occur in the ground truth or in the prediction of the evaluated set."
 NOT_IN_PAPER = "not in paper"
 HEADLINE = "headline.txt"
@@ -109,14 +110,24 @@ def mean_and_interval(interval: Interval, *, sign: str = "") -> str:
     return f"{estimate} ({low} to {high})"
 
 
+def cases_won(gains: Sequence[float]) -> str:
+    """In how many cases something is gained, ``n of m``; NaN is no case."""
+    gains = np.asarray(gains)
+    return f"{(gains > 0).sum()} of {np.isfinite(gains).sum()}"
+
+
+def captioned(frame: pd.DataFrame, caption: str) -> str:
+    """A table of strings in Markdown, its caption below."""
+    return f"{frame.to_markdown(index=False, disable_numparse=True)}\n\n{caption}"
+
+
 def matching_columns(results: pd.DataFrame) -> dict[str, str]:
     """Accuracy and mIoU of one method under each matching, mean ± spread over its seeds."""
-    row = {}
-    for matching in MATCHINGS:
-        chosen = results[results["matching"] == matching]
-        row[f"{matching} Acc"] = mean_and_spread(chosen["accuracy"])
-        row[f"{matching} mIoU"] = mean_and_spread(chosen["mean_iou"])
-    return row
+    return {
+        f"{matching} {title}": mean_and_spread(results.loc[results["matching"] == matching, metric])
+        for matching in MATCHINGS
+        for metric, title in METRICS.items()
+    }
 
 
 def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
@@ -142,7 +153,7 @@ def benchmark_table(results: pd.DataFrame) -> pd.DataFrame:
     for method in [*(name for name in METHOD_TITLES if name in found), *sorted(found - METHOD_TITLES.keys())]:
         of_method = results[results["method"] == method]
         row = {"method": method_title(method), "seeds": of_method["seed"].nunique(), **matching_columns(of_method)}
-        for metric, title in (("accuracy", "Acc"), ("mean_iou", "mIoU")):
+        for metric, title in METRICS.items():
             row[f"paper {title}"] = f"{paper.loc[method, metric]:.1f}" if method in paper.index else NOT_IN_PAPER
         rows.append(row)
     return pd.DataFrame(rows)
@@ -196,7 +207,7 @@ def write_table(frame: pd.DataFrame, folder: Path, stem: str, caption: str) -> P
     cells.columns = [latex(str(name)) for name in frame.columns]
     body = cells.to_latex(index=False, escape=False)
     write_text(folder / f"{stem}.tex", f"\\begin{{table}}\n{body}\\caption{{{latex(caption)}}}\n\\end{{table}}\n")
-    return write_text(folder / f"{stem}.md", f"{frame.to_markdown(index=False, disable_numparse=True)}\n\n{caption}\n")
+    return write_text(folder / f"{stem}.md", f"{captioned(frame, caption)}\n")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from neuralef.findings import VERDICT_COLUMNS, Setting
 from neuralef.findings import VERDICT_RULE as VERDICT_RULE  # notebooks write it under a table's findings
 from neuralef.methods import REGISTRY
 from neuralef.provenance import digest
-from neuralef.reporting import IOU_RULE, NOT_IN_PAPER, markdown, mean_and_spread, method_title, paper_numbers
+from neuralef.reporting import IOU_RULE, METRICS, NOT_IN_PAPER, markdown, mean_and_spread, method_title, paper_numbers
 from neuralef.results import read_results
 from neuralef.studies import described
 from neuralef.tables import PEERS, VIT_SMALL, Spec, Table
@@ -33,7 +33,6 @@ from neuralef.workbench import Experiment, Workbench, open_workbench
 
 log = logging.getLogger(__name__)
 
-METRICS = {"accuracy": "Acc", "mean_iou": "mIoU"}
 NOT_RUN = "not run"
 IDENTITY = list(Setting._fields)
 
