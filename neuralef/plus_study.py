@@ -32,8 +32,8 @@ from neuralef.workbench import Workbench
 NOTHING = {"views": 1, "temperature": None, "guide": None}
 """Fields of :class:`neuralef.ours_plus.PlusHead` that leave K-means on angles alone."""
 
-PARTS = ("views", "diffusion", "guide")
-"""The parts that act on single images; ``angles`` is the K-means they act on."""
+PARTS = {"views": "views", "diffusion": "temperature", "guide": "guide"}
+"""The parts that act on single images, by the field of each; ``angles`` is the K-means they act on."""
 
 REFERENCE = "Ours*"
 
@@ -160,13 +160,11 @@ def heads(bench: Workbench, halves: HeldOut, clusters: int, seed: int) -> dict[s
     fit = {"num_clusters": clusters, "seed": seed, "progress": bench.progress}
     whole = fit_plus(halves.fitted, psi, config, **fit)
     found = {REFERENCE: fit_hidden_kmeans(halves.fitted, psi, config, **fit), "angles": replace(whole, **NOTHING)}
-    parts = {"views": whole.views, "diffusion": whole.temperature, "guide": whole.guide}
-    fields = {"views": "views", "diffusion": "temperature", "guide": "guide"}
-    for part, value in parts.items():
-        found[f"angles and {part}"] = replace(whole, **NOTHING | {fields[part]: value})
+    for part, name in PARTS.items():
+        found[f"angles and {part}"] = replace(whole, **NOTHING | {name: getattr(whole, name)})
     found["Ours+"] = whole
-    for part in parts:
-        found[f"Ours+ without {part}"] = replace(whole, **{fields[part]: NOTHING[fields[part]]})
+    for part, name in PARTS.items():
+        found[f"Ours+ without {part}"] = replace(whole, **{name: NOTHING[name]})
     found[KMEANS] = fit_feature_kmeans(halves.fitted, config, centred=True, restarts=RESTARTS, **fit)
     found[CONTROL] = PartsOnKMeans(found[KMEANS])
     return found
@@ -259,8 +257,8 @@ def examples(
     """
     if bench is None:
         return
-    judged = (halves := hold_out(bench.train, every=every, images=images)).judged
-    fitted = heads(bench, halves, clusters, seed)
+    halves = hold_out(bench.train, every=every, images=images)
+    judged, fitted = halves.judged, heads(bench, halves, clusters, seed)
     for index in np.arange(min(shown, len(judged))) * len(judged) // shown:
         yield bench.image(judged.ids[index]), maps(bench, judged, index, {name: fitted[name] for name in chosen})
 
