@@ -9,7 +9,6 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
@@ -196,7 +195,11 @@ def execute(
         return False
 
     executed.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(executed):
+    refusal = (
+        f"another process is running {notebook.name} into {out}; wait until it ends, or choose another folder with "
+        "--out"
+    )
+    with held_alone(executed.with_name(f".{executed.stem}.lock"), refusal):
         before = _outputs(out)
         unfinished, failed = (executed.with_name(f"{executed.stem}.{end}.ipynb") for end in ("running", "failed"))
         try:
@@ -226,15 +229,6 @@ def execute(
         write_text(executed.with_suffix(".html"), _page(nbformat.read(executed, as_version=4)))
         write_json(stamp, {"digest": digest, "outputs": _own(notebook.name[:2], before, _outputs(out))})
     return True
-
-
-def _alone(executed: Path) -> AbstractContextManager:
-    """Keep other processes from running the same notebook into the same folder, where both would write it."""
-    return held_alone(
-        executed.with_name(f".{executed.stem}.lock"),
-        f"another process is running {executed.name} into {executed.parent.parent}; wait until it ends, or choose "
-        "another folder with --out",
-    )
 
 
 def _is_for_the_user(error: PapermillExecutionError) -> bool:

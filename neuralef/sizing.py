@@ -496,10 +496,13 @@ def objective_side(shapes: Shapes) -> Callable[[], Any]:
     features, colours = _patches(shapes)
     kappa = kernel_of(features, colours, shapes.config)
     outputs = torch.rand(shapes.batch, shapes.clusters).requires_grad_()
+    weight = shapes.config.orthogonality_weight_for(shapes.clusters)
     load_compiled_loops()
 
     def both_ways() -> float:
-        loss = neural_eigenfunction_objective(l2_batch_norm(outputs), kappa, **_weights(shapes)).loss
+        loss = neural_eigenfunction_objective(
+            l2_batch_norm(outputs), kappa, orthogonality_weight=weight, trace_scale=shapes.config.trace_scale
+        ).loss
         return torch.autograd.grad(loss, outputs)[0].norm().item()
 
     return both_ways
@@ -544,14 +547,6 @@ def _patches(shapes: Shapes) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = (shapes.images, shapes.side, shapes.side)
     return torch.randn(*shape, shapes.vit.channels, generator=generator), torch.rand(*shape, 3, generator=generator)
-
-
-def _weights(shapes: Shapes) -> dict[str, float]:
-    config = shapes.config
-    return {
-        "orthogonality_weight": config.orthogonality_weight_for(shapes.clusters),
-        "trace_scale": config.trace_scale,
-    }
 
 
 def load_compiled_loops() -> None:

