@@ -64,8 +64,7 @@ def test_without_a_head_the_scores_are_those_of_the_benchmark(audited, monkeypat
     assert merged["mean_iou_x"].tolist() == merged["mean_iou_y"].tolist()
 
 
-def test_rows_name_the_device_that_computed_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_rows_name_the_device_that_computed_them(tmp_path, monkeypatch, own_cache):
     monkeypatch.setattr(audit_study.provenance, "device", lambda computed_on="cpu": f"computed on {computed_on}")
     bench = open_workbench(EXPERIMENT, progress=False)
     trained = audit_study.Audit(bench, tmp_path, progress=False).trained(EXPERIMENT, "none")
@@ -99,9 +98,8 @@ def test_running_again_computes_and_adds_nothing(audited, monkeypatch):
     assert (root / "out" / "audit.csv").read_bytes() == before
 
 
-def test_an_interrupted_audit_ends_with_the_same_numbers(audited, tmp_path, monkeypatch):
+def test_an_interrupted_audit_ends_with_the_same_numbers(audited, tmp_path, monkeypatch, own_cache):
     _, rows = audited
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
     step, taken = audit._train_step, []
 
     def dies(*arguments, **keywords):
@@ -133,8 +131,7 @@ def test_every_part_of_the_specification_changes_the_identity(audited, part, val
     assert ids[0] != ids[1]
 
 
-def test_training_labels_are_part_of_the_identity(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_training_labels_are_part_of_the_identity(tmp_path, own_cache):
     ids = []
     for kind in ("true", "noise"):
         name = write_folder_dataset(tmp_path / kind, noise_labels=kind == "noise")
@@ -144,8 +141,7 @@ def test_training_labels_are_part_of_the_identity(tmp_path, monkeypatch):
     assert ids[0] != ids[1]
 
 
-def test_missing_training_labels_are_named_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_missing_training_labels_are_named_before_anything_is_trained(tmp_path, own_cache):
     name = write_folder_dataset(tmp_path / "data")
     for path in (tmp_path / "data" / "labels" / "train").iterdir():
         path.unlink()
@@ -196,8 +192,7 @@ def test_table_has_a_line_for_each_variant_and_method(audited):
     assert table.iloc[0, 2:].tolist() == table.iloc[2, 2:].tolist()
 
 
-def test_psi_is_audited_as_it_is_trained_on_random_crops_too(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_psi_is_audited_as_it_is_trained_on_random_crops_too(tmp_path, own_cache):
     crops = replace(EXPERIMENT, config=replace(CONFIG, augment=True, train_crop=80))
     rows = run_audit([crops], tmp_path / "out", progress=False)
     psi = rows.groupby("variant")["psi"].unique()
@@ -226,8 +221,7 @@ def test_what_cannot_be_used_is_named(tmp_path, arguments, message):
         run_audit(**{"experiments": SEEDS, "out": tmp_path, "progress": False, **arguments})
 
 
-def test_a_variant_named_twice_counts_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_a_variant_named_twice_counts_once(tmp_path, own_cache):
     assert len(run_audit(SEEDS[:1], tmp_path, variants=["none", "none"], progress=False)) == 2 * 3
 
 

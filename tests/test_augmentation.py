@@ -239,8 +239,7 @@ def test_a_label_has_no_way_into_training():
     assert fields == {"read", "ids", "backbone", "crop_size", "short_side", "config", "ahead", "_begun"}
 
 
-def test_replacing_labels_by_noise_leaves_augmented_training_bit_identical(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_replacing_labels_by_noise_leaves_augmented_training_bit_identical(tmp_path, monkeypatch, own_cache):
     found = []
     for kind in ("true", "noise"):
         name = write_folder_dataset(tmp_path / kind, noise_labels=kind == "noise")
@@ -252,8 +251,7 @@ def test_replacing_labels_by_noise_leaves_augmented_training_bit_identical(tmp_p
     assert same(first, second)
 
 
-def test_augmentation_is_part_of_the_identity_of_psi_and_evaluation_is_not(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_augmentation_is_part_of_the_identity_of_psi_and_evaluation_is_not(own_cache):
     bench = open_workbench(EXPERIMENT, progress=False)
 
     def key(**changes):

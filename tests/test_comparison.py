@@ -218,8 +218,7 @@ def test_more_clusters_than_segments_of_an_image_can_be_fitted(store):
     assert comparison.fit(portable(store), "deep_spectral", config, 20, 0)() is None
 
 
-def test_costs_are_found_again_when_a_method_changes_the_number_of_threads(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_costs_are_found_again_when_a_method_changes_the_number_of_threads(tmp_path, monkeypatch, own_cache):
     names = iter(["one thread", "two threads", "two threads", "two threads"])
     monkeypatch.setattr(comparison.provenance, "device", lambda _: next(names))
     bench = open_workbench(EXPERIMENT, progress=False)
@@ -229,8 +228,7 @@ def test_costs_are_found_again_when_a_method_changes_the_number_of_threads(tmp_p
     assert found["image_s"].tolist() == [1.0, 1.0]
 
 
-def test_costs_are_measured_once_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_costs_are_measured_once_and_kept(tmp_path, monkeypatch, own_cache):
     bench, path = open_workbench(EXPERIMENT, progress=False), tmp_path / "costs.csv"
     settings = {"bench": bench, "progress": False}
     without = measure_costs(EXPERIMENT, ["ours", "kmeans"], path, memory=False, **settings)
@@ -255,8 +253,7 @@ def test_costs_are_measured_once_and_kept(tmp_path, monkeypatch):
     assert pd.read_csv(path)["experiment_id"].nunique() == 2
 
 
-def test_memory_is_really_measured_in_another_process(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_memory_is_really_measured_in_another_process(tmp_path, monkeypatch, own_cache):
     bench = open_workbench(EXPERIMENT, progress=False)
     monkeypatch.setattr(comparison, "_fit", lambda *_: pytest.fail("fitted in this process"))
     found = measure_costs(EXPERIMENT, ["ours_star"], tmp_path / "costs.csv", bench=bench, progress=False)
@@ -269,8 +266,7 @@ def test_memory_of_training_on_random_crops_is_not_measured(tmp_path):
         measure_costs(experiment, ["ours"], tmp_path / "costs.csv", bench=open_workbench(experiment, progress=False))
 
 
-def test_a_real_run_goes_into_every_table(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_a_real_run_goes_into_every_table(tmp_path, own_cache):
     bench, methods = open_workbench(EXPERIMENT, progress=False), list(REGISTRY)
     specs = [replace(EXPERIMENT, seed=seed) for seed in (0, 1)]
     rows = pd.DataFrame(

@@ -185,8 +185,7 @@ def test_without_a_crf_no_library_is_needed(no_library):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_results_say_which_crf_they_had(library, mode, tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_results_say_which_crf_they_had(library, mode, tmp_path, monkeypatch, own_cache):
     monkeypatch.setattr(crf, "ProcessPoolExecutor", InlinePool)
     plain = run_experiment(EXPERIMENT, ("ours",), tmp_path / "out", progress=False)
     experiment = replace(EXPERIMENT, config=replace(CONFIG, crf=mode))

@@ -40,8 +40,7 @@ def test_bfloat16_costs_less_than_a_thousandth_of_a_cosine(photographs, saliency
     assert cosine.mean() > 0.999
 
 
-def test_real_photographs_cluster_far_better_than_chance(photographs, saliency_vit, tmp_path, monkeypatch):
-    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path / "cache"))
+def test_real_photographs_cluster_far_better_than_chance(photographs, saliency_vit, tmp_path, monkeypatch, own_cache):
     experiment = Experiment(
         dataset="stanford_background", backbone="vit_small_patch14_saliency", clusters=24, seed=0, config=CONFIG
     )
