@@ -5,11 +5,13 @@ without colour vision and signs show.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
@@ -206,33 +208,26 @@ def overlay(picture: np.ndarray, ids: np.ndarray, *, num_clusters: int, strength
     return blended
 
 
-def draw_patches(
-    axes: Axes,
-    picture: np.ndarray,
-    weights: np.ndarray,
-    *,
-    selected: tuple[int, int] | None = None,
-    limit: float | None = None,
-) -> None:
-    """Draw a dimmed image and, over it, the patches of positive weight as squares.
+def colour_bar(figure: Figure, drawn: Any, axes: Any, label: str = "", **options: Any) -> Colorbar:
+    """The colour scale of what is drawn in some axes, beside them, in small letters."""
+    bar = figure.colorbar(drawn, ax=axes, **options)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return bar
 
-    Args:
-        axes: Axes to draw into.
-        picture: RGB image, shape ``(H, W, 3)``, uint8.
-        weights: Weight of every patch, shape ``(h, w)``; patches of weight 0 are left dim, the others are coloured by
-            their weight (viridis).
-        selected: Row and column of a patch to frame in red.
-        limit: Weight at the bright end of the colours; default: the maximum.
-    """
+
+def _draw_patches(
+    axes: Axes, picture: np.ndarray, weights: np.ndarray, *, selected: tuple[int, int] | None, limit: float
+) -> None:
+    """Draw a dimmed image and, over it, the patches of positive weight as squares; frame the selected one in red."""
     height, width = picture.shape[:2]
     extent = (0, weights.shape[1], weights.shape[0], 0)
     axes.imshow((0.45 * picture + 0.55 * 255).astype(np.uint8), extent=extent, aspect=height / width)
-    shown = np.ma.masked_less_equal(weights, 0)
     axes.imshow(
-        shown,
+        np.ma.masked_less_equal(weights, 0),
         cmap="viridis",
         vmin=0,
-        vmax=limit or max(weights.max(), 1e-12),
+        vmax=limit,
         extent=extent,
         interpolation="nearest",
         aspect=height / width * weights.shape[1] / weights.shape[0],
@@ -274,18 +269,16 @@ def patch_links(
     for axis in axes.flat[len(pictures) :]:
         axis.set_axis_off()
     for axis, picture, values, patch in zip(axes.flat, pictures, weights, selected, strict=False):
-        draw_patches(axis, picture, values, selected=patch, limit=limit)
+        _draw_patches(axis, picture, values, selected=patch, limit=limit)
     for axis, title in zip(axes.flat, titles, strict=False):
         axis.set_title(title, fontsize=8, pad=3)
     if label is not None:
         scale = plt.cm.ScalarMappable(norm=plt.Normalize(0, limit), cmap="viridis")
-        bar = figure.colorbar(scale, ax=axes, shrink=0.8, aspect=25)
-        bar.set_label(label, fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+        colour_bar(figure, scale, axes, label, shrink=0.8, aspect=25)
     return figure
 
 
-def draw_grid_lines(axes: Axes, picture: np.ndarray, grid: tuple[int, int]) -> None:
+def _draw_grid_lines(axes: Axes, picture: np.ndarray, grid: tuple[int, int]) -> None:
     """Draw an image and the borders of its patches, ``grid`` of them down and across."""
     height, width = picture.shape[:2]
     draw_picture(axes, picture)
@@ -307,15 +300,14 @@ def photograph_to_patches(
     """
     figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.6), layout="constrained")
     draw_picture(axes[0], picture)
-    draw_grid_lines(axes[1], picture, colours.shape[:2])
+    _draw_grid_lines(axes[1], picture, colours.shape[:2])
     draw_picture(axes[2], colours)
     drawn = axes[3].imshow(similarity, cmap="viridis", interpolation="nearest")
     axes[3].set(xticks=[], yticks=[])
     axes[3].add_patch(
         Rectangle((selected[1] - 0.5, selected[0] - 0.5), 1, 1, fill=False, edgecolor="#d62728", linewidth=2)
     )
-    bar = figure.colorbar(drawn, ax=axes[3], shrink=0.8)
-    bar.ax.tick_params(labelsize=7)
+    colour_bar(figure, drawn, axes[3], shrink=0.8)
     titles = ("photograph", f"{colours.shape[0]} x {colours.shape[1]} patches", "colour of each patch")
     for axis, title in zip(axes, (*titles, "cosine with the red patch"), strict=True):
         axis.set_title(title, fontsize=9)
@@ -357,9 +349,7 @@ def window_cover(panels: Mapping[str, tuple[np.ndarray, Sequence[tuple[int, int,
         drawn = below.imshow(count, cmap=colours, vmin=0.5, vmax=most + 0.5, extent=(0, width, height, 0))
         for axis in (above, below):
             axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
-    bar = figure.colorbar(drawn, ax=axes[1], ticks=range(1, most + 1), aspect=12)
-    bar.set_label("windows", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    colour_bar(figure, drawn, axes[1], "windows", ticks=range(1, most + 1), aspect=12)
     return figure
 
 

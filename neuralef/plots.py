@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
-from neuralef.drawing import nothing_run
+from neuralef.drawing import colour_bar, nothing_run
 
 COLOURS = sns.color_palette("colorblind")
 """Told apart without colour vision, too."""
@@ -420,9 +420,7 @@ def matrix_panels(
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes[0, 0].set_ylabel(axis_label, fontsize=8)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.85)
-    bar.set_label(label, fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    colour_bar(figure, drawn, axes, label, shrink=0.85)
     return figure
 
 
@@ -607,10 +605,8 @@ def function_traces(
         axis.set_ylim(-0.02, 1.03)
         _dress(axis, title, "step")
     axes[0, 0].set_ylabel(ylabel, fontsize=8)
-    bar = figure.colorbar(plt.cm.ScalarMappable(norm=norm, cmap="viridis_r"), ax=axes, shrink=0.9)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    bar.set_label(number, fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    scale = plt.cm.ScalarMappable(norm=norm, cmap="viridis_r")
+    colour_bar(figure, scale, axes, number, shrink=0.9).ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
 
 
