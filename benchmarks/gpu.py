@@ -69,10 +69,7 @@ def _kernel_and_objective(dataset: str, crop: int) -> Iterator[Row]:
     B, K, config = features[..., 0].numel(), PAPER.clusters, PAPER.config
     outputs = torch.randn(B, K, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
     outputs = gumbel_softmax(outputs, temperature=1.0, generator=noise_of(0, 0, "cuda")).requires_grad_()
-    weights = {
-        "orthogonality_weight": config.orthogonality_weight_for(K),
-        "trace_scale": config.trace_scale,
-    }
+    weights = {"orthogonality_weight": config.orthogonality_weight_for(K), "trace_scale": config.trace_scale}
 
     def dense() -> float:
         return _backward(

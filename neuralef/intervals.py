@@ -103,12 +103,7 @@ def bootstrap_interval(
 
 
 def paired_difference_interval(
-    first: Sequence[np.ndarray],
-    second: Sequence[np.ndarray],
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], *, draws: int = 1000, seed: int = 0, level: float = 0.95
 ) -> Interval:
     """Interval of the mean difference ``second - first`` in mIoU over paired runs, drawing images and pairs.
 

@@ -95,12 +95,7 @@ register(
     Recipe(
         DeepSpectralHead,
         fit_deep_spectral,
-        (
-            "kmeans_iterations",
-            "deep_spectral_eigenvectors",
-            "deep_spectral_segments",
-            "deep_spectral_colour_weight",
-        ),
+        ("kmeans_iterations", "deep_spectral_eigenvectors", "deep_spectral_segments", "deep_spectral_colour_weight"),
         (*_KMEANS, *_GRAPH, "deep_spectral"),
     ),
 )

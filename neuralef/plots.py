@@ -234,12 +234,7 @@ def paired_runs(values: pd.DataFrame, intervals: pd.DataFrame, *, ylabel: str) -
 
 
 def noise_bands(
-    values: pd.DataFrame,
-    bands: pd.DataFrame,
-    *,
-    ylabel: str,
-    width: float = 3.4,
-    connected: bool = True,
+    values: pd.DataFrame, bands: pd.DataFrame, *, ylabel: str, width: float = 3.4, connected: bool = True
 ) -> Figure:
     """What each value changes: seeds as thin lines, their mean as a thick one, and the band that noise would keep to.
 

@@ -12,12 +12,7 @@ CONFIG = Config(
 )
 SLIDING = replace(CONFIG, protocol="sliding", short_side=56, window=40, window_stride=20)
 EXPERIMENT = Experiment(
-    dataset="synthetic_scenes",
-    dataset_options=SCENES,
-    backbone="colour_patches",
-    clusters=5,
-    seed=0,
-    config=CONFIG,
+    dataset="synthetic_scenes", dataset_options=SCENES, backbone="colour_patches", clusters=5, seed=0, config=CONFIG
 )
 
 

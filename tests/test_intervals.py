@@ -3,13 +3,7 @@ import pytest
 
 from neuralef import intervals
 from neuralef.evaluation import score
-from neuralef.intervals import (
-    Interval,
-    bootstrap_interval,
-    max_iou_score,
-    paired_difference_interval,
-    paired_gains,
-)
+from neuralef.intervals import Interval, bootstrap_interval, max_iou_score, paired_difference_interval, paired_gains
 
 
 def tables(runs, images=7, clusters=5, classes=3, seed=0):
