@@ -107,10 +107,13 @@ def run(
                     epochs.append(equal_epochs(photographs, images, experiment.config))
                 for number in dict.fromkeys(epochs):
                     of_part = replace(experiment, config=experiment.config.updated({"epochs": number}))
-                    wanted.append(_part_id(bench, of_part, store))
+                    experiment_id = bench.experiment_id(of_part.clusters, of_part.seed, of_part.config)
+                    part_id = provenance.digest(experiment_id, store.key)
+                    wanted.append(part_id)
                     done = _read(path)
-                    if not ((done["part_id"] == wanted[-1]) & (done["method"] == method)).any():
-                        append_rows(path, list(_rows(bench, of_part, store, method)), columns=COLUMNS, key=KEY)
+                    if not ((done["part_id"] == part_id) & (done["method"] == method)).any():
+                        rows = [{"part_id": part_id, **row} for row in _rows(bench, of_part, store, method)]
+                        append_rows(path, rows, columns=COLUMNS, key=KEY)
                 bar.update()
     rows = _read(path)
     chosen = rows[rows["part_id"].isin(wanted) & rows["method"].isin(methods)].reset_index(drop=True)
@@ -119,10 +122,6 @@ def run(
 
 def _read(path: Path) -> pd.DataFrame:
     return read_rows(path, COLUMNS, text=("part_id", "git_sha"))
-
-
-def _part_id(bench: Workbench, experiment: Experiment, store: FeatureStore) -> str:
-    return provenance.digest(bench.experiment_id(experiment.clusters, experiment.seed, experiment.config), store.key)
 
 
 def _rows(bench: Workbench, experiment: Experiment, store: FeatureStore, method: str) -> Iterator[dict[str, Any]]:
@@ -136,7 +135,6 @@ def _rows(bench: Workbench, experiment: Experiment, store: FeatureStore, method:
     steps = total_steps(len(store), experiment.config) if REGISTRY[method].needs_psi else 0
     for matching in MATCHINGS:
         yield {
-            "part_id": _part_id(bench, experiment, store),
             "photographs": len(store),
             "steps": steps,
             "method": method,

@@ -112,11 +112,8 @@ def device(computed_on: Device = "cpu") -> str:
     Where a GPU computes its name comes first.
     """
     cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        if (cpuinfo.is_file())
-        else []
-    )
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
     gpu = f"{torch.cuda.get_device_name()}; " if computed_on == "cuda" else ""
     return f"{gpu}{name} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads used"
