@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
+from benchmarks.inputs import untrained_psi
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions, l2_batch_norm
 
@@ -77,14 +78,7 @@ def dense_objective(psi: Tensor, kernel: Tensor, *, orthogonality_weight: float,
 
 def plain_psi(channels: int, clusters: int, config: Config, seed: int) -> Eigenfunctions:
     """psi with torch's own orthogonal parametrisation of the head, in float32."""
-    psi = Eigenfunctions(
-        channels,
-        clusters,
-        width=config.width,
-        depth=config.depth,
-        mlp_ratio=config.mlp_ratio,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    psi = untrained_psi(channels, clusters, config, torch.Generator().manual_seed(seed))
     psi.head = orthogonal(nn.Linear(psi.head.in_features, clusters, bias=False))
     return psi
 

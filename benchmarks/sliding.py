@@ -10,7 +10,6 @@ from PIL import Image
 from benchmarks import inputs
 from benchmarks.harness import Row, less_is_better, measure, more_is_better
 from neuralef.clustering import EigenfunctionHead
-from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.protocols import PAPER_SLIDING, WindowLogits
 from neuralef.segmentation import Segmenter
 
@@ -38,14 +37,7 @@ def run() -> Iterator[Row]:
 def photograph() -> Callable[[], np.ndarray]:
     """``Segmenter`` with a psi of the shape ``quick`` trains."""
     bench, config = inputs.study().bench, inputs.study().profile.config
-    psi = Eigenfunctions(
-        sum(bench.backbone.channels),
-        CLUSTERS,
-        width=config.width,
-        depth=config.depth,
-        mlp_ratio=config.mlp_ratio,
-        generator=torch.Generator().manual_seed(0),
-    )
+    psi = inputs.untrained_psi(sum(bench.backbone.channels), CLUSTERS, config, torch.Generator().manual_seed(0))
     segmenter = Segmenter(
         bench.backbone,
         EigenfunctionHead(psi.eval(), config.precision),
