@@ -52,6 +52,12 @@ app.add_typer(weights_app, name="weights")
 Root = Annotated[Path | None, typer.Option(help="Data root; default $NEURALEF_DATA, else data/.")]
 ProfileName = Annotated[str, typer.Option(help="Named set-up: smoke, quick, standard, studies or paper.")]
 DatasetName = Annotated[str, typer.Option(help="Name from `neuralef data list`, or folder:PATH.")]
+BackboneName = Annotated[str | None, typer.Option(help="Default: the profile's.")]
+Clusters = Annotated[int | None, typer.Option(help="K; default: the profile's.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.", min=0, max=LARGEST_SEED)]
+Defaults = Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")]
+Results = Annotated[Path, typer.Option(help="Results folder.")]
+ProfileResults = Annotated[Path | None, typer.Option(help="Results folder; default results/PROFILE.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Field of neuralef.config.Config, as field=value.")]
 
 
@@ -125,8 +131,8 @@ def weights_fetch(
 @app.command()
 def run(
     dataset: DatasetName,
-    out: Annotated[Path, typer.Option(help="Results folder.")],
-    backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
+    out: Results,
+    backbone: BackboneName = None,
     methods: Annotated[
         str,
         typer.Option(
@@ -134,11 +140,11 @@ def run(
             "ours_plus."
         ),
     ] = "kmeans,ours,ours_star",
-    clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=LARGEST_SEED)] = 0,
+    clusters: Clusters = None,
+    seed: Seed = 0,
     trained_on: Annotated[str, typer.Option(help="Another dataset to fit methods to; default: the same.")] = "",
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every cluster map as 16-bit PNG.")] = False,
-    profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
+    profile: Defaults = "quick",
     settings: Settings = None,
 ) -> None:
     """Run one experiment without any notebook and append its rows to OUT/results.csv."""
@@ -160,13 +166,13 @@ def run(
 @app.command()
 def audit(
     dataset: DatasetName,
-    out: Annotated[Path, typer.Option(help="Results folder.")],
+    out: Results,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated; default: the profile's.")] = None,
     variants: Annotated[str, typer.Option(help="Comma-separated: some of these.")] = "none,detached,gradient",
     label_weight: Annotated[float | None, typer.Option(help="Of the cross-entropy; default: official ratio.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
-    clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
-    profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "studies",
+    backbone: BackboneName = None,
+    clusters: Clusters = None,
+    profile: Defaults = "studies",
     settings: Settings = None,
 ) -> None:
     """Measure what label gradients do: train psi without a label head, with a detached one, and with its gradient."""
@@ -194,11 +200,11 @@ def segment(
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for the maps.")],
     dataset: DatasetName = "stanford_background",
-    backbone: Annotated[str | None, typer.Option(help="Default: the profile's.")] = None,
+    backbone: BackboneName = None,
     method: Annotated[str, typer.Option(help="One of those of `neuralef run --methods`.")] = "ours_star",
-    clusters: Annotated[int | None, typer.Option(help="K; default: the profile's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=LARGEST_SEED)] = 0,
-    profile: Annotated[str, typer.Option(help="Where unset hyper-parameters come from.")] = "quick",
+    clusters: Clusters = None,
+    seed: Seed = 0,
+    profile: Defaults = "quick",
     settings: Settings = None,
 ) -> None:
     """Segment photographs with a method fitted on DATASET: cluster map (16-bit PNG) and a picture of it for each."""
@@ -299,7 +305,7 @@ def reproduce(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="Notebook parameter as name=value.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Results folder; default results/PROFILE.")] = None,
+    out: ProfileResults = None,
     force: Annotated[bool, typer.Option("--force", help="Run notebooks whose results still stand.")] = False,
 ) -> None:
     """Run the profile's notebooks, or those asked for, in order through papermill."""
@@ -330,7 +336,7 @@ def reproduce(
 @app.command()
 def report(
     profile: ProfileName = "quick",
-    out: Annotated[Path | None, typer.Option(help="Results folder; default results/PROFILE.")] = None,
+    out: ProfileResults = None,
     readme: Annotated[bool, typer.Option("--readme", help="Also rewrite the README's generated parts.")] = False,
 ) -> None:
     """Write report/index.html of a results folder from the tables and figures that are there."""
