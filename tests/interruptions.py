@@ -1,4 +1,4 @@
-"""Trainings that are interrupted, as by Ctrl-C."""
+"""Trainings that are interrupted, as by Ctrl-C, and disks that fill."""
 
 from contextlib import contextmanager
 from types import ModuleType
@@ -24,3 +24,10 @@ def interrupted_at(module: ModuleType, number: int):
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(module, "_train_step", dies)
         yield
+
+
+def half_then_fail(path, content):
+    """In place of ``Path.write_bytes``: a disk that fills on the way."""
+    with path.open("wb") as file:
+        file.write(content[: len(content) // 2])
+    raise OSError(28, "No space left on device")

@@ -1,9 +1,12 @@
-"""The smallest experiment: a few synthetic scenes and a backbone without weights."""
+"""What several test modules share: the smallest experiment, of a few synthetic scenes and no weights, and its like."""
 
 from dataclasses import replace
 
+import numpy as np
+import torch
 from trees import SCENES
 
+from neuralef.clustering import ClusterHead
 from neuralef.config import Config
 from neuralef.workbench import Experiment
 
@@ -19,3 +22,22 @@ EXPERIMENT = Experiment(
 def on_folder(name):
     """The experiment on a dataset in a folder."""
     return replace(EXPERIMENT, dataset=name, dataset_options={})
+
+
+def photograph(height, width):
+    """Noise of the shape of a photograph, the same each time."""
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+class Colours(ClusterHead):
+    """Eight clusters whose logits are the first eight channels of the features."""
+
+    num_clusters = 8
+
+    def logits(self, levels):
+        return 4 * levels[..., :8]
+
+
+def same(first, second):
+    """Whether the weights of two networks of one shape are bit-identical."""
+    return all(torch.equal(first[name], second[name]) for name in first)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from interruptions import interrupted_at
-from small import EXPERIMENT
+from small import EXPERIMENT, photograph, same
 from trees import write_folder_dataset
 
 from neuralef import training
@@ -21,10 +21,6 @@ CONFIG = Config(
 PLAIN = View(1.0, 0.0, 0.0, False, None, None, None, None, False)
 
 
-def photograph(height=40, width=60):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 def pixels_of(image):
     return torch.tensor(image).permute(2, 0, 1) / 255
 
@@ -35,20 +31,20 @@ def augmented(scenes, store, colour_backbone):
 
 
 def test_a_view_that_changes_nothing_gives_the_upper_left_corner():
-    image = photograph()
+    image = photograph(40, 60)
     torch.testing.assert_close(apply_view(image, PLAIN, 40, 32), pixels_of(image[:32, :32]), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("place", "first"), [(0.0, (0, 0)), (0.5, (4, 14)), (0.999, (8, 28))])
 def test_a_crop_lies_anywhere_within_the_photograph(place, first):
-    image = photograph()
+    image = photograph(40, 60)
     found = apply_view(image, replace(PLAIN, top=place, left=place), 40, 32)
     top, left = first
     torch.testing.assert_close(found, pixels_of(image[top : top + 32, left : left + 32]))
 
 
 def test_a_flip_mirrors_the_crop():
-    image = photograph()
+    image = photograph(40, 60)
     found = apply_view(image, replace(PLAIN, flip=True), 40, 32)
     torch.testing.assert_close(found, pixels_of(image[:32, :32]).flip(2))
 
@@ -57,7 +53,7 @@ def test_a_flip_mirrors_the_crop():
     ("ratio", "shape"), [(0.5, (20, 30)), (1.0, (40, 60)), (2.0, (64, 64)), (1.3, (52, 64)), (0.01, (1, 1))]
 )
 def test_the_ratio_is_that_of_the_shorter_side(ratio, shape):
-    assert apply_view(photograph(), replace(PLAIN, ratio=ratio), 40, 64).shape == (3, *shape)
+    assert apply_view(photograph(40, 60), replace(PLAIN, ratio=ratio), 40, 64).shape == (3, *shape)
 
 
 def test_resizing_keeps_a_gradient():
@@ -168,10 +164,6 @@ def weights(store, config, augmented, **options):
         store, config, num_eigenfunctions=4, seed=0, progress=False, augmented=augmented, **options
     )
     return trained.psi.state_dict(), trained.history
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from small import photograph
 from torchvision.transforms.v2 import functional as tv
 
 from neuralef.datasets.crops import crop_image, crop_label
@@ -8,30 +9,26 @@ from neuralef.datasets.crops import crop_image, crop_label
 SIZES = [(64, 80), (80, 64), (64, 64), (33, 100), (240, 320), (7, 5), (1, 3), (101, 100)]
 
 
-def noise(height, width):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 @pytest.mark.parametrize("size", [16, 48, 322])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_any_image_gives_a_square(height, width, size):
-    image = crop_image(noise(height, width), size)
+    image = crop_image(photograph(height, width), size)
     assert image.shape == (size, size, 3)
     assert image.dtype == np.uint8
-    label = crop_label(noise(height, width)[..., 0], size)
+    label = crop_label(photograph(height, width)[..., 0], size)
     assert label.shape == (size, size)
     assert label.dtype == np.uint8
 
 
 def test_an_image_of_the_size_wanted_is_left_alone():
-    image = noise(48, 48)
+    image = photograph(48, 48)
     np.testing.assert_array_equal(crop_image(image, 48), image)
     np.testing.assert_array_equal(crop_label(image[..., 0], 48), image[..., 0])
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 72), (72, 48), (48, 49)])
 def test_the_central_square_is_kept(height, width):
-    image = noise(height, width)
+    image = photograph(height, width)
     top, left = (height - 48) // 2, (width - 48) // 2
     np.testing.assert_array_equal(crop_image(image, 48), image[top : top + 48, left : left + 48])
     np.testing.assert_array_equal(crop_label(image[..., 0], 48), image[top : top + 48, left : left + 48, 0])
@@ -39,7 +36,7 @@ def test_the_central_square_is_kept(height, width):
 
 @pytest.mark.parametrize(("height", "width"), [(96, 160), (240, 144)])
 def test_the_shorter_side_is_resized_as_torchvision_does(height, width):
-    image = noise(height, width)
+    image = photograph(height, width)
     pixels = torch.from_numpy(image).permute(2, 0, 1)
     expected = tv.center_crop(tv.resize(pixels, 48, antialias=True), 48).permute(1, 2, 0).numpy()
     difference = np.abs(crop_image(image, 48).astype(int) - expected)
@@ -68,7 +65,7 @@ def test_label_and_image_stay_in_place(height, width):
 
 
 def test_cropping_takes_read_only_images_and_leaves_them():
-    image = noise(40, 60)
+    image = photograph(40, 60)
     image.flags.writeable = False
-    np.testing.assert_array_equal(crop_image(image, 16), crop_image(noise(40, 60), 16))
-    np.testing.assert_array_equal(image, noise(40, 60))
+    np.testing.assert_array_equal(crop_image(image, 16), crop_image(photograph(40, 60), 16))
+    np.testing.assert_array_equal(image, photograph(40, 60))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from interruptions import half_then_fail
 from PIL import Image
 
 from neuralef import files
@@ -25,12 +26,6 @@ DOCUMENT = {"step": 3, "name": "psi – Ψ", "nested": {"losses": [0.1, 1e-300]}
 @pytest.fixture
 def kept(tmp_path):
     return files.write_checked_tensors(tmp_path / "kept.safetensors", TENSORS, DOCUMENT)
-
-
-def half_then_fail(path, content):
-    with path.open("wb") as file:
-        file.write(content[: len(content) // 2])
-    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize(

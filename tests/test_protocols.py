@@ -6,27 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import sliding_probabilities
+from small import Colours, photograph
 
 from benchmarks.harness import measure
 from neuralef.backbones import build
-from neuralef.clustering import ClusterHead
 from neuralef.config import Config, load_profile
 from neuralef.errors import InputError
 from neuralef.protocols import PAPER_SLIDING, Sliding, WindowLogits, interpolated, source_positions, window_starts
 from neuralef.segmentation import Segmenter
-
-
-class Colours(ClusterHead):
-    """Eight clusters whose logits are the first eight channels of the features."""
-
-    num_clusters = 8
-
-    def logits(self, levels):
-        return 4 * levels[..., :8]
-
-
-def photograph(height, width):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def windows_of(planes, sliding, size, temperature=1.0):

