@@ -11,6 +11,7 @@ from benchmarks import inputs
 from benchmarks.harness import Row, less_is_better, measure, more_is_better
 from neuralef.clustering import ClusterHead, EigenfunctionHead, FeatureKMeans, HiddenKMeans
 from neuralef.datasets.crops import crop_image
+from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.features import to_tensor
 from neuralef.kmeans import Centroids
 from neuralef.precision import Precision, fastest_precision, native_precisions
@@ -118,8 +119,8 @@ def _head(method: str, K: int, precision: Precision) -> ClusterHead:
         features = bench.backbone(crops)[..., -channels[-1] :].flatten(0, 2)
         chosen = torch.randperm(len(features), generator=generator)[:K]
         return FeatureKMeans(Centroids(features[chosen].numpy()), channels[-1], None)
-    psi = inputs.untrained_psi(sum(channels), K, config, generator).eval()
+    psi = Eigenfunctions.of(config, sum(channels), K, seed=0).eval()
     if method == "ours":
-        return EigenfunctionHead(psi, precision)
+        return EigenfunctionHead(psi, precision, config.temperature_end)
     centroids = torch.randn(K, psi.head.in_features, generator=generator).numpy()
     return HiddenKMeans(psi, Centroids(centroids), precision)

@@ -3,11 +3,8 @@
 from functools import cache
 
 import numpy as np
-import torch
 
-from neuralef.config import Config
 from neuralef.datasets.crops import crop_image
-from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.features import patch_colours, to_tensor
 from neuralef.precision import fastest_precision
 from neuralef.studies import Study, open_study
@@ -25,13 +22,6 @@ def photographs(count: int, size: int) -> np.ndarray:
     ids = dataset.ids("train")
     chosen = np.linspace(0, len(ids) - 1, count).round().astype(int)
     return np.stack([crop_image(dataset.image(ids[index]), size) for index in chosen])
-
-
-def untrained_psi(channels: int, clusters: int, config: Config, generator: torch.Generator) -> Eigenfunctions:
-    """psi of the shape that a configuration gives it, on ``channels`` of all levels together."""
-    return Eigenfunctions(
-        channels, clusters, width=config.width, depth=config.depth, mlp_ratio=config.mlp_ratio, generator=generator
-    )
 
 
 def patches(images: int, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from benchmarks.inputs import untrained_psi
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions, l2_batch_norm
 
@@ -78,7 +77,7 @@ def dense_objective(psi: Tensor, kernel: Tensor, *, orthogonality_weight: float,
 
 def plain_psi(channels: int, clusters: int, config: Config, seed: int) -> Eigenfunctions:
     """psi with torch's own orthogonal parametrisation of the head, in float32."""
-    psi = untrained_psi(channels, clusters, config, torch.Generator().manual_seed(seed))
+    psi = Eigenfunctions.of(config, channels, clusters, seed=seed)
     psi.head = orthogonal(nn.Linear(psi.head.in_features, clusters, bias=False))
     return psi
 

@@ -10,6 +10,7 @@ from PIL import Image
 from benchmarks import inputs
 from benchmarks.harness import Row, less_is_better, measure, more_is_better
 from neuralef.clustering import EigenfunctionHead
+from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.protocols import PAPER_SLIDING, WindowLogits
 from neuralef.segmentation import Segmenter
 
@@ -37,14 +38,13 @@ def run() -> Iterator[Row]:
 def photograph() -> Callable[[], np.ndarray]:
     """``Segmenter`` with a psi of the shape ``quick`` trains."""
     bench, config = inputs.study().bench, inputs.study().profile.config
-    psi = inputs.untrained_psi(sum(bench.backbone.channels), CLUSTERS, config, torch.Generator().manual_seed(0))
+    psi = Eigenfunctions.of(config, sum(bench.backbone.channels), CLUSTERS, seed=0)
     segmenter = Segmenter(
         bench.backbone,
-        EigenfunctionHead(psi.eval(), config.precision),
+        EigenfunctionHead(psi.eval(), config.precision, config.temperature_end),
         config.crop_size(bench.backbone.patch_size),
         config.precision,
         PAPER_SLIDING["cityscapes"],
-        config.temperature_end,
     )
     small = Image.fromarray(bench.dataset.image(bench.dataset.ids("train")[0]))
     image = np.asarray(small.resize(SIZE[::-1], Image.Resampling.BILINEAR))

@@ -194,7 +194,7 @@ class Audit:
         if method == PROBE:
             return LinearProbe(trained.psi, trained.probe, config.precision)
         if method == "ours":
-            return EigenfunctionHead(trained.psi, config.precision)
+            return EigenfunctionHead.from_tensors({}, trained.psi, config)
         common = {"num_clusters": experiment.clusters, "seed": experiment.seed, "progress": self.progress}
         return fit_hidden_kmeans(self.bench.train, trained.psi, config, **common)
 

@@ -43,10 +43,12 @@ class ClusterHead(ABC):
         views: Number of shifted views along each side of an image whose features the head reads
             (:func:`neuralef.features.shifted_levels`).
         guide: Guide by which the image helps to bring the logits to pixels; ``None``: they are up-sampled bilinearly.
+        softmax_temperature: Divisor of the logits before a softmax, where windows are merged or a CRF follows.
     """
 
     views: int = 1
     guide: Guide | None = None
+    softmax_temperature: float = 1.0
 
     @abstractmethod
     def logits(self, levels: Tensor) -> Tensor:
@@ -199,10 +201,17 @@ class SpectralHead(KMeansHead):
 
 @dataclass(frozen=True)
 class EigenfunctionHead(FittedHead):
-    """Argmax of psi ("Ours")."""
+    """Argmax of psi ("Ours").
+
+    Attributes:
+        psi: psi.
+        precision: Precision of psi's blocks.
+        softmax_temperature: The last temperature of psi's training, as in the official code.
+    """
 
     psi: Eigenfunctions
-    precision: Precision = "float32"
+    precision: Precision
+    softmax_temperature: float
 
     @torch.inference_mode()
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
@@ -217,7 +226,7 @@ class EigenfunctionHead(FittedHead):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
-        return cls(psi, config.precision)
+        return cls(psi, config.precision, config.temperature_end)
 
 
 @dataclass(frozen=True)

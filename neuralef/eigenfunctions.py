@@ -12,11 +12,13 @@ References:
 """
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from neuralef.config import Config
 from neuralef.errors import InputError
 
 HEAD_CHANNELS = 64
@@ -167,6 +169,27 @@ class Eigenfunctions(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         parametrize.register_parametrization(self.head, "weight", OrthonormalRows())
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        in_channels: int,
+        num_eigenfunctions: int,
+        *,
+        seed: int,
+        input_statistics: tuple[Tensor, Tensor] | None = None,
+    ) -> Self:
+        """psi of the shape that a configuration gives it, with the initial weights that ``seed`` determines."""
+        return cls(
+            in_channels,
+            num_eigenfunctions,
+            width=config.width,
+            depth=config.depth,
+            mlp_ratio=config.mlp_ratio,
+            input_statistics=input_statistics,
+            generator=torch.Generator().manual_seed(seed),
+        )
 
     @property
     def device(self) -> torch.device:

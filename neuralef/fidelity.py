@@ -315,15 +315,8 @@ def fit(
     if kept[0] < 0 or kept[-1] > steps:
         raise InputError(f"checkpoints {kept} must lie within 0..{steps}, the steps taken")
     flat = levels.flatten(0, 2)
-    psi = Eigenfunctions(
-        levels.shape[-1],
-        num_eigenfunctions,
-        width=config.width,
-        depth=config.depth,
-        mlp_ratio=config.mlp_ratio,
-        input_statistics=(flat.mean(dim=0), flat.std(dim=0, correction=0)) if config.standardise_inputs else None,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    statistics = (flat.mean(dim=0), flat.std(dim=0, correction=0)) if config.standardise_inputs else None
+    psi = Eigenfunctions.of(config, levels.shape[-1], num_eigenfunctions, seed=seed, input_statistics=statistics)
     optimizer = new_optimizer(psi, config)
     functions, seconds = [], 0.0
     if 0 in kept:

@@ -46,7 +46,6 @@ class Segmenter:
             whole image is resized to.
         precision: Precision of the backbone.
         sliding: Windows that whole images are cut into; ``None``: they are seen in one piece.
-        temperature: Divisor of the logits before every softmax, as in the official code.
         crf: Whether a dense CRF follows, and which image it sees.
 
     A head's guide serves images in one piece without a CRF; merged windows and the CRF have pixels of their own.
@@ -57,7 +56,6 @@ class Segmenter:
     crop_size: int
     precision: Precision = "float32"
     sliding: Sliding | None = None
-    temperature: float = 1.0
     crf: CRFMode = "none"
 
     def crop(self, image: np.ndarray) -> np.ndarray:
@@ -144,7 +142,7 @@ def joint_logits(segmenters: Sequence[Segmenter], image: np.ndarray) -> list[Win
     """:meth:`Segmenter.logits` of several segmenters; every window passes the backbone once for all of them.
 
     Args:
-        segmenters: Alike but for their heads and temperatures.
+        segmenters: Alike but for their heads.
         image: Whole image, uint8 ``(H, W, 3)``.
     """
     first, size = segmenters[0], image.shape[:2]
@@ -177,7 +175,7 @@ def _window_logits(
             covered=covered,
             resized=resized,
             size=size,
-            temperature=segmenter.temperature,
+            temperature=segmenter.head.softmax_temperature,
             device=segmenter.backbone.device,
         )
         for segmenter, logits in zip(segmenters, found, strict=True)
@@ -224,9 +222,7 @@ def segment_store(
             yield image_id, cluster_map(logits, (store.crop_size, store.crop_size))
 
 
-def store_windows(
-    head: ClusterHead, store: FeatureStore, temperature: float, *, start: int = 0
-) -> Iterator[tuple[str, WindowLogits]]:
+def store_windows(head: ClusterHead, store: FeatureStore, *, start: int = 0) -> Iterator[tuple[str, WindowLogits]]:
     """Image ids and logits of the crops of a feature store from number ``start`` on, each crop being one window."""
     crop = (store.crop_size, store.crop_size)
     for image_id, logits in _store_logits(head, store, start):
@@ -239,7 +235,7 @@ def store_windows(
                 covered=crop,
                 resized=crop,
                 size=crop,
-                temperature=temperature,
+                temperature=head.softmax_temperature,
             ),
         )
 

@@ -513,14 +513,7 @@ def psi_side(shapes: Shapes) -> Callable[[], Any]:
     features, colours = _patches(shapes)
     levels, config = features.repeat(1, 1, 1, 3), shapes.config
     kappa = kernel_of(features, colours, config)
-    psi = Eigenfunctions(
-        levels.shape[-1],
-        shapes.clusters,
-        width=config.width,
-        depth=config.depth,
-        mlp_ratio=config.mlp_ratio,
-        generator=torch.Generator().manual_seed(0),
-    )
+    psi = Eigenfunctions.of(config, levels.shape[-1], shapes.clusters, seed=0)
     optimizer, noise = new_optimizer(psi, config), torch.Generator().manual_seed(0)
     load_compiled_loops()
     return lambda: optimise(psi, optimizer, levels, kappa, config, temperature=1.0, noise=noise).loss.item()

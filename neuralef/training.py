@@ -121,15 +121,8 @@ def half_cosine(progress: float, start: float, end: float) -> float:
 def new_psi(store: FeatureStore, config: Config, num_eigenfunctions: int, seed: int) -> Eigenfunctions:
     """psi with the initial weights that ``seed`` determines, on the device of the configuration."""
     require(config.device)
-    psi = Eigenfunctions(
-        sum(store.channels),
-        num_eigenfunctions,
-        width=config.width,
-        depth=config.depth,
-        mlp_ratio=config.mlp_ratio,
-        input_statistics=store.channel_statistics if config.standardise_inputs else None,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    statistics = store.channel_statistics if config.standardise_inputs else None
+    psi = Eigenfunctions.of(config, sum(store.channels), num_eigenfunctions, seed=seed, input_statistics=statistics)
     return psi.to(config.device)
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from neuralef import backbones, datasets, provenance
 from neuralef.augmentation import AugmentedPhotographs
 from neuralef.backbones import Backbone
-from neuralef.clustering import ClusterHead, EigenfunctionHead, Method
+from neuralef.clustering import ClusterHead, Method
 from neuralef.config import FEATURE_FIELDS, Config
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
@@ -312,7 +312,6 @@ class Workbench:
             crop_size=self.config.crop_size(self.backbone.patch_size),
             precision=self.config.precision,
             sliding=self.sliding(config) if config.protocol == "sliding" else None,
-            temperature=softmax_temperature(head, config),
             crf=config.crf,
         )
 
@@ -346,7 +345,7 @@ class Workbench:
         store = self.evaluated(head)
         if config.crf == "none":
             return segment_store(head, store, self.image, start=done)
-        crops = store_windows(head, store, softmax_temperature(head, config), start=done)
+        crops = store_windows(head, store, start=done)
         return merged_maps(((image_id, logits, self.image(image_id)) for image_id, logits in crops), config.crf)
 
     def counted(
@@ -411,11 +410,6 @@ class Workbench:
         if config.protocol == "sliding":  # windows pass the backbone when they are evaluated: there is no store of them
             return _digest(self.dataset.image_fingerprint("val"), asdict(self.sliding(config)))
         return self.val.key
-
-
-def softmax_temperature(head: ClusterHead, config: Config) -> float:
-    """Divisor of a head's logits before a softmax: for psi's own the last temperature of its training, else 1."""
-    return config.temperature_end if isinstance(head, EigenfunctionHead) else 1.0
 
 
 def open_workbench(experiment: Experiment, *, progress: bool = True) -> Workbench:

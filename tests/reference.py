@@ -87,7 +87,7 @@ def sliding_probabilities(segmenter, image, short_side, window, stride):
             up = F.interpolate(logits, covered, mode="bilinear")[0, :, :window, :window]
             if total is None:
                 total = torch.zeros(len(up), h, w)
-            total[:, top : top + window, left : left + window] += (up / segmenter.temperature).softmax(0)
+            total[:, top : top + window, left : left + window] += (up / segmenter.head.softmax_temperature).softmax(0)
             count[top : top + window, left : left + window] += 1
     return F.interpolate((total / count)[None], (H, W), mode="bilinear")[0].numpy()
 

@@ -69,7 +69,7 @@ def test_the_mean_that_is_removed_is_that_of_the_high_level(planted_store):
 def test_logits_of_ours_are_those_of_psi(store):
     psi = training.new_psi(store, CONFIG, 4, seed=0).eval()
     levels = store.levels(slice(0, 3))[:, :, :5]
-    found = clustering.EigenfunctionHead(psi).logits(levels)
+    found = clustering.EigenfunctionHead.from_tensors({}, psi, CONFIG).logits(levels)
     assert found.shape == (3, 8, 5, 4)
     torch.testing.assert_close(found.flatten(1, 2), psi(levels.flatten(1, 2)), rtol=1e-4, atol=1e-5)
 

@@ -146,11 +146,17 @@ def test_interpolation_is_torch_s(wanted, given, dim):
     torch.testing.assert_close(interpolated(values, dim, *source_positions(wanted, given)), expected)
 
 
+class Colder(Colours):
+    """The same clusters, surer of themselves where windows are merged."""
+
+    softmax_temperature = 0.5
+
+
 @pytest.mark.parametrize("size", [(60, 90), (40, 60), (33, 71), (50, 31), (120, 100)])
 @pytest.mark.parametrize("sliding", [Sliding(48, 32, 20), Sliding(36, 36, 36), Sliding(40, 30, 15)])
 def test_segmenter_is_the_slow_literal_protocol(size, sliding):
     image = photograph(*size)
-    segmenter = Segmenter(build("colour_patches"), Colours(), 32, sliding=sliding, temperature=0.5)
+    segmenter = Segmenter(build("colour_patches"), Colder(), 32, sliding=sliding)
     expected = sliding_probabilities(segmenter, image, sliding.short_side, sliding.window, sliding.stride)
     found = segmenter.logits(image)
     np.testing.assert_allclose(found.probabilities(), expected, atol=2e-6)
@@ -192,13 +198,13 @@ def test_one_window_is_the_plain_map():
 
 
 def test_heads_that_look_at_colours_get_those_of_their_window():
-    class Positions(Colours):
+    class Positions(Colder):
         def image_logits(self, levels, colours):
             assert colours.shape[1:3] == levels.shape[1:3]
             return torch.cat([colours, 1 - colours], dim=-1)
 
     image = photograph(64, 96)
-    segmenter = Segmenter(build("colour_patches"), Positions(), 32, sliding=Sliding(64, 32, 32), temperature=0.1)
+    segmenter = Segmenter(build("colour_patches"), Positions(), 32, sliding=Sliding(64, 32, 32))
     expected = sliding_probabilities(segmenter, image, 64, 32, 32)
     np.testing.assert_allclose(segmenter.logits(image).probabilities(), expected, atol=1e-5)
 

@@ -29,6 +29,12 @@ class Brightness(ClusterHead):
         return torch.cat([-grey, grey], dim=-1)
 
 
+class Colder(Brightness):
+    """The same clusters, surer of themselves where a CRF follows."""
+
+    softmax_temperature = 0.3
+
+
 @pytest.fixture
 def segmenter():
     return Segmenter(build("colour_patches"), Brightness(), crop_size=64)
@@ -138,17 +144,10 @@ def test_a_guide_sees_the_border_of_the_photograph_where_patches_reach_beyond_it
         np.testing.assert_array_equal(clusters, guided_map(logits, crops[index], Guide()))
 
 
-def test_windows_of_a_store_are_its_maps(scenes, store):
+def test_windows_of_a_store_are_its_maps(store):
     config = Config(kmeans_patches=1000)
     head = clustering.fit_feature_kmeans(store, config, num_clusters=5, seed=0, centred=False, progress=False)
-    pictures = ((image_id, logits, None) for image_id, logits in store_windows(head, store, 0.3))
-    assert [logits.temperature for _, logits in store_windows(head, store, 0.3)] == [0.3] * len(store)
-    assert (
-        replace(Segmenter(build("colour_patches"), head, 64), temperature=0.3)
-        .logits(scenes.image(store.ids[0]))
-        .temperature
-        == 0.3
-    )
+    pictures = ((image_id, logits, None) for image_id, logits in store_windows(head, store))
     for (image_id, merged), (same_id, plain) in zip(
         merged_maps(pictures, "none"), segment_store(head, store, None), strict=True
     ):
@@ -156,10 +155,16 @@ def test_windows_of_a_store_are_its_maps(scenes, store):
         assert (merged == plain).mean() > 0.999  # the softmax may round two clusters to a tie
 
 
+def test_logits_are_divided_by_the_temperature_of_their_head(scenes, store):
+    assert [logits.temperature for _, logits in store_windows(Colder(), store)] == [0.3] * len(store)
+    segmenter = Segmenter(build("colour_patches"), Colder(), 64)
+    assert segmenter.logits(scenes.image(store.ids[0])).temperature == 0.3
+
+
 def test_a_crf_follows_the_crop_the_whole_photograph_and_the_windows(scenes):
     pytest.importorskip("pydensecrf", reason="extra [crf] is not installed")
     image = scenes.image(scenes.ids("val")[0])
-    plain = Segmenter(build("colour_patches"), Brightness(), crop_size=64, temperature=0.3)
+    plain = Segmenter(build("colour_patches"), Colder(), crop_size=64)
     refined = replace(plain, crf="colour")
     np.testing.assert_array_equal(refined(image), dense_crf(plain.logits(image).probabilities(), image, "colour"))
     square = image[:, 8:72]

@@ -244,13 +244,8 @@ def test_standardised_inputs_make_psi_blind_to_scale_and_offset_of_a_channel(sto
     mean, deviation = store.channel_statistics
     scale, offset = torch.rand_like(mean) + 0.5, torch.randn_like(mean)
     psi = training.new_psi(store, config, 4, seed=0)
-    moved = Eigenfunctions(
-        len(mean),
-        4,
-        width=config.width,
-        input_statistics=(scale * mean + offset, scale * deviation),
-        generator=torch.Generator().manual_seed(0),
-    )
+    statistics = (scale * mean + offset, scale * deviation)
+    moved = Eigenfunctions.of(config, len(mean), 4, seed=0, input_statistics=statistics)
     levels = store.levels(slice(0, 2)).flatten(1, 2)
     torch.testing.assert_close(moved(scale * levels + offset), psi(levels), rtol=1e-3, atol=1e-3)
 

@@ -157,8 +157,7 @@ def test_methods_share_the_passes_of_sliding_windows_and_change_nothing_by_it(tm
 def test_only_psi_s_own_logits_are_divided_by_its_temperature():
     """Official code, mode ``our``; distances to centroids go into a softmax as they are."""
     bench = open_workbench(EXPERIMENT, progress=False)
-    sliding = replace(CONFIG, protocol="sliding")
-    temperatures = {m: bench.segmenter(m, 5, 0, sliding).temperature for m in ("kmeans", "ours", "ours_star")}
+    temperatures = {name: bench.head(name, 5, 0).softmax_temperature for name in ("kmeans", "ours", "ours_star")}
     assert temperatures == {"kmeans": 1.0, "ours": CONFIG.temperature_end, "ours_star": 1.0}
 
 
