@@ -154,10 +154,7 @@ class Eigenfunctions(nn.Module):
     ):
         super().__init__()
         width = width or in_channels
-        if num_eigenfunctions > width:
-            raise InputError(f"{num_eigenfunctions} eigenfunctions need a width of at least as many; it is {width}")
-        if int(width * mlp_ratio) < 1:
-            raise InputError(f"mlp_ratio is {mlp_ratio}, which leaves no hidden channel of {width}; raise it")
+        check_width(width, num_eigenfunctions, mlp_ratio)
         self.standardise = nn.Identity() if input_statistics is None else Standardise(*input_statistics)
         self.projection = nn.Identity() if width == in_channels else nn.Linear(in_channels, width)
         self.blocks = nn.Sequential(*(Block(width, mlp_ratio) for _ in range(depth)))
@@ -206,6 +203,17 @@ class Eigenfunctions(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits, before quantisation and normalisation: ``(images, T, 3C)`` to ``(images, T, K)``."""
         return self.head(self.hidden(features))
+
+
+def check_width(width: int, num_eigenfunctions: int, mlp_ratio: float) -> None:
+    """Raise the ``InputError`` of :class:`Eigenfunctions` for a width that does not suffice."""
+    if num_eigenfunctions > width:
+        raise InputError(
+            f"{num_eigenfunctions} clusters need a psi at least as wide, and its width is {width}; raise width, or "
+            "lower the number of clusters"
+        )
+    if int(width * mlp_ratio) < 1:
+        raise InputError(f"mlp_ratio is {mlp_ratio}, which leaves no hidden channel of {width}; raise it")
 
 
 def gumbel_softmax(logits: Tensor, *, temperature: float, generator: torch.Generator) -> Tensor:

@@ -21,6 +21,7 @@ from neuralef.clustering import ClusterHead, Method
 from neuralef.config import FEATURE_FIELDS, Config
 from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
+from neuralef.eigenfunctions import check_width
 from neuralef.evaluation import image_counts
 from neuralef.features import FeatureStore, extract, to_tensor
 from neuralef.files import (
@@ -217,7 +218,8 @@ class Workbench:
         return self._trained[key]
 
     def check_training(self, clusters: int, config: Config) -> None:
-        """Raise the ``InputError`` of a training whose batches are too small, before any feature is computed."""
+        """Raise the ``InputError`` of a psi too narrow, or of batches too small, before any feature is computed."""
+        check_width(config.width or sum(self.backbone.channels), clusters, config.mlp_ratio)
         patch = self.backbone.patch_size
         side = (config.train_crop_size if config.augment else config.crop_size)(patch) // patch
         check_sizes((side, side), len(self.train_dataset.ids("train")), config, clusters)

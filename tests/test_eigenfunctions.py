@@ -111,7 +111,7 @@ def test_initial_weights_keep_the_scale_of_their_inputs():
 
 def test_more_eigenfunctions_than_channels_are_refused():
     assert Eigenfunctions(24, 16, width=16, generator=seeded()).head.weight.shape == (16, 16)
-    with pytest.raises(InputError, match="17 eigenfunctions"):
+    with pytest.raises(InputError, match="17 clusters need a psi at least as wide"):
         Eigenfunctions(24, 17, width=16, generator=seeded())
 
 

@@ -47,6 +47,22 @@ def test_a_workbench_of_other_photographs_or_backbone_is_refused(tmp_path, chang
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"clusters": 17}, r"17 clusters need a psi at least as wide, and its width is 16; raise width"),
+        ({"clusters": 33, "config": replace(CONFIG, width=None)}, r"its width is 32"),  # 3C of colour_patches
+        ({"config": replace(CONFIG, mlp_ratio=0.01)}, "no hidden channel of 16"),
+        ({"config": replace(CONFIG, feature_neighbors=10_000)}, "feature_neighbors is 10000"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_psi_that_cannot_be_is_refused_before_features_are_computed(tmp_path, monkeypatch, changed, message):
+    monkeypatch.setattr("neuralef.workbench.extract", lambda *_, **__: pytest.fail("features were computed"))
+    with pytest.raises(InputError, match=message):
+        run_experiment(replace(EXPERIMENT, **changed), ["kmeans", "ours"], tmp_path / "out", progress=False)
+
+
 def test_windows_of_other_datasets_are_the_crops_that_psi_was_trained_on():
     def sliding(**settings):
         config = replace(CONFIG, protocol="sliding", **settings)
