@@ -12,13 +12,14 @@ from small import CONFIG, EXPERIMENT, SLIDING, on_folder
 from trees import SCENES, write_folder_dataset
 
 from neuralef import features, provenance, training, workbench
+from neuralef.config import load_profile
 from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
 from neuralef.experiments import run_experiment
 from neuralef.methods import REGISTRY
 from neuralef.paths import PACKAGE
-from neuralef.protocols import Sliding
-from neuralef.workbench import open_workbench
+from neuralef.protocols import PAPER_SLIDING, Sliding
+from neuralef.workbench import Experiment, open_workbench
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -71,6 +72,21 @@ def test_windows_of_other_datasets_are_the_crops_that_psi_was_trained_on():
     assert sliding() == Sliding(64, 64, 42)
     assert sliding(augment=True, train_crop=96) == Sliding(96, 96, 64)
     assert sliding(train_crop=96) == Sliding(64, 64, 42)  # without random crops none has that side
+
+
+@pytest.mark.parametrize("dataset", ["pascal_context_60", "cityscapes_19", "ade20k"])
+@pytest.mark.parametrize(
+    ("trained_on", "short_side"),
+    [("pascal_context", 520), ("cityscapes_27", 1024), ("ade20k", 512), ("imagenet", 512)],
+)
+def test_profile_paper_crops_and_windows_each_take_their_own_dataset_s_short_side(dataset, trained_on, short_side):
+    config = replace(load_profile("paper").config_for(trained_on), device="cpu", protocol="sliding")
+    experiment = Experiment(
+        dataset=dataset, trained_on=trained_on, backbone="colour_patches", clusters=5, seed=0, config=config
+    )
+    bench = open_workbench(experiment, progress=False)
+    assert bench.sliding(config) == PAPER_SLIDING[dataset.removesuffix("_60").removesuffix("_19")]
+    assert bench._training_short_side(config) == short_side
 
 
 def test_classes_and_what_reads_labels_are_part_of_the_identity(tmp_path, monkeypatch):
