@@ -396,7 +396,7 @@ def _names(text: str) -> list[str]:
 def _seeds(text: str) -> list[int]:
     seeds = _names(text)
     numbers = [int(seed) for seed in seeds if seed.isdecimal() and len(seed) <= len(str(LARGEST_SEED))]
-    if len(set(numbers)) < len(seeds) or max(numbers, default=0) > LARGEST_SEED:
+    if not seeds or len(set(numbers)) < len(seeds) or max(numbers) > LARGEST_SEED:
         raise InputError(
             f"--seeds is {text!r}; it must be different whole numbers of at most {LARGEST_SEED}, separated by commas"
         )

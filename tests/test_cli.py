@@ -350,6 +350,8 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("reproduce", "--profile", "smoke", "-p", "results=elsewhere", "--out", "OUT"), "use --out"),
         (("reproduce", "--profile", "smoke", "--notebook", "32", "-p", "datasets=moon", "--out", "OUT"), "[moon]"),
         ((*AUDIT, "OUT", "--seeds", "one"), "'one'"),
+        ((*AUDIT, "OUT", "--seeds", ""), "--seeds is ''; it must be different whole numbers"),
+        ((*AUDIT, "OUT", "--seeds", ","), "--seeds is ','; it must be different whole numbers"),
         ((*AUDIT, "OUT", "--seeds", "1,1"), "1,1"),
         ((*AUDIT, "OUT", "--seeds", "1,01"), "1,01"),
         ((*AUDIT, "OUT", "--seeds", "4294967296"), "4294967295"),
