@@ -472,6 +472,8 @@ def _network(spec: BackboneSpec, *, checkpoint: str | Path | None, pretrained: b
 
     packaged = spec.name in weights.PACKAGED
     from_hub = pretrained and checkpoint is None and not packaged
+    if from_hub and spec.name not in _SPECS:  # before anything is downloaded, or asked to be
+        _refuse_others(spec.name, timm.create_model(spec.architecture))
     try:
         network = timm.create_model(spec.architecture, pretrained=from_hub, num_classes=0 if not packaged else None)
     except (OSError, RuntimeError) as error:  # what the hub client raises for every failed download
@@ -480,16 +482,22 @@ def _network(spec: BackboneSpec, *, checkpoint: str | Path | None, pretrained: b
             f"the weights of {spec.name} could not be downloaded ({type(error).__name__}); fetch the file `{file}` of "
             f"huggingface.co/{repository} by hand and name it with --set checkpoint=FILE"
         ) from error
-    if not _is_transformer(network) and not packaged:
-        raise InputError(
-            f"backbone {spec.name} is neither a plain timm VisionTransformer nor one with rotary positions alone, as "
-            "DINOv3; name a vit_* or deit_* model"
-        )
+    if not packaged:
+        _refuse_others(spec.name, network)
     if checkpoint is not None:
         _load_checkpoint(network, Path(checkpoint))
     elif pretrained and packaged:
         network.load_state_dict(weights.load(spec.name))
     return network
+
+
+def _refuse_others(name: str, network: nn.Module) -> None:
+    """Raise ``InputError`` for a network of timm that is not :func:`_is_transformer`."""
+    if not _is_transformer(network):
+        raise InputError(
+            f"backbone {name} is neither a plain timm VisionTransformer nor one with rotary positions alone, as "
+            "DINOv3; name a vit_* or deit_* model"
+        )
 
 
 def _is_transformer(network: nn.Module) -> bool:

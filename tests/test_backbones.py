@@ -156,6 +156,21 @@ def test_a_network_that_is_no_plain_transformer_is_refused(name):
         build(name, pretrained=False)
 
 
+def test_a_network_that_cannot_be_used_is_refused_before_its_weights_are_asked_for(monkeypatch):
+    create = timm.create_model
+
+    def offline(*names, pretrained=False, **settings):
+        if pretrained:
+            raise OSError("no route to host")
+        return create(*names, **settings)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match="resnet18 is neither a plain timm VisionTransformer"):
+        build("resnet18")
+    with pytest.raises(InputError, match=f"the weights of {TINY} could not be downloaded"):
+        build(TINY)
+
+
 @pytest.mark.parametrize("name", [TINY, "efficientnet_lite0"])
 @pytest.mark.parametrize(
     "blocks", [(0, 4, 12), (-13, 0, 1), (8, 4, 0), (3, 3, 3), (0, 3, 3), (1, 2), (0, 1, 2, 3), (0, -1, 2)]
