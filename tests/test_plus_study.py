@@ -149,7 +149,7 @@ def test_the_table_and_the_sentence_of_the_parts():
     sentence = plus_study.parts_sentence(rows)
     assert r"Ours\* by **+5.0 points** (better in 2 of 2 seeds). Angles alone: +1.0" in sentence
     assert "views +2.0, diffusion +3.0, guide +4.0" in sentence
-    assert "without a part: views -1.0 ± 0.0 (higher in 0 of 2 seeds), diffusion -2.0 ± 0.0" in sentence
+    assert "adds to the rest: views -1.0 ± 0.0 (higher in 0 of 2 seeds), diffusion -2.0 ± 0.0" in sentence
     assert "stands at +9.0, and with all parts at +10.0" in sentence
     assert sentence.endswith("the same parts is -5.0.")
 
