@@ -26,7 +26,7 @@ def test_unquantised_psi_recovers_ten_eigenfunctions_of_a_well_separated_graph()
     assert fidelity.exactness_weight(eigenvalues[:K]) < 1.0
     config = fidelity.plain_config(CONFIG, K, penalty=1.0)
     fit = fidelity.fit(
-        graph.levels, graph.kernel, config, num_eigenfunctions=K, seed=0, steps=1000, checkpoints=[0], progress=False
+        graph.levels, graph.kernel, config, num_eigenfunctions=K, seed=0, steps=700, checkpoints=[0], progress=False
     )
     before, after = (fidelity.compare(functions, exact[:, :K], graph.kernel) for functions in fit.functions)
     assert before.same_index.max() < 0.9
