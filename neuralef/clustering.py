@@ -204,9 +204,9 @@ class EigenfunctionHead(FittedHead):
     """Argmax of psi ("Ours").
 
     Attributes:
-        psi: psi.
-        precision: Precision of psi's blocks.
-        softmax_temperature: The last temperature of psi's training, as in the official code.
+        psi: The trained network.
+        precision: Precision of its blocks.
+        softmax_temperature: The last temperature of its training, as in the official code.
     """
 
     psi: Eigenfunctions

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -208,8 +209,10 @@ def overlay(picture: np.ndarray, ids: np.ndarray, *, num_clusters: int, strength
     return blended
 
 
-def colour_bar(figure: Figure, drawn: Any, axes: Any, label: str = "", **options: Any) -> Colorbar:
-    """The colour scale of what is drawn in some axes, beside them, in small letters."""
+def colour_bar(
+    figure: Figure, drawn: ScalarMappable, axes: Axes | np.ndarray, label: str = "", **options: Any
+) -> Colorbar:
+    """Add the colour scale of what is drawn in some axes beside them, in small letters; options are matplotlib's."""
     bar = figure.colorbar(drawn, ax=axes, **options)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)

@@ -137,8 +137,7 @@ class Eigenfunctions(nn.Module):
         generator: Source of the initial weights.
 
     Raises:
-        InputError: If there are more eigenfunctions than channels: the head's rows could not be orthogonal. If the MLPs
-            would have no hidden channel.
+        InputError: As :func:`check_width`.
     """
 
     def __init__(
@@ -177,7 +176,18 @@ class Eigenfunctions(nn.Module):
         seed: int,
         input_statistics: tuple[Tensor, Tensor] | None = None,
     ) -> Self:
-        """psi of the shape that a configuration gives it, with the initial weights that ``seed`` determines."""
+        """psi of the shape that a configuration gives it, with the initial weights that ``seed`` determines.
+
+        Args:
+            config: Configuration, of which width, depth and MLP ratio are read.
+            in_channels: As for the class, and so are the others.
+            num_eigenfunctions: Number of eigenfunctions, the paper's K.
+            seed: Seed of the initial weights.
+            input_statistics: Mean and standard deviation of every input channel, each ``(in_channels,)``, or ``None``.
+
+        Raises:
+            InputError: As the class.
+        """
         return cls(
             in_channels,
             num_eigenfunctions,
@@ -206,7 +216,7 @@ class Eigenfunctions(nn.Module):
 
 
 def check_width(width: int, num_eigenfunctions: int, mlp_ratio: float) -> None:
-    """Raise the ``InputError`` of :class:`Eigenfunctions` for a width that does not suffice."""
+    """Raise ``InputError`` if blocks of ``width`` channels cannot carry K orthogonal rows, or have an empty MLP."""
     if num_eigenfunctions > width:
         raise InputError(
             f"{num_eigenfunctions} clusters need a psi at least as wide, and its width is {width}; raise width, or "

@@ -155,11 +155,10 @@ def _fitted(
         trained = bench.training(clusters, seed, config).train_s if recipe.needs_psi else 0.0
         return found.head, {"train_s": trained, "cluster_s": found.seconds}
     training = bench.training(clusters, seed, config, part=store) if recipe.needs_psi else None
+    psi, trained = (training.psi, training.train_s) if training else (None, 0.0)
     began = perf_counter()
-    head = recipe.fitted(
-        store, training and training.psi, config, num_clusters=clusters, seed=seed, progress=bench.progress
-    )
-    return head, {"train_s": training.train_s if training else 0.0, "cluster_s": perf_counter() - began}
+    head = recipe.fitted(store, psi, config, num_clusters=clusters, seed=seed, progress=bench.progress)
+    return head, {"train_s": trained, "cluster_s": perf_counter() - began}
 
 
 def titled(rows: pd.DataFrame) -> pd.DataFrame:

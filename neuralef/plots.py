@@ -19,6 +19,8 @@ from neuralef.drawing import colour_bar, nothing_run
 COLOURS = sns.color_palette("colorblind")
 """Told apart without colour vision, too."""
 
+MARKERS = "os^Dv<>PXh*"
+
 BLUE, ORANGE = COLOURS[0], COLOURS[3]
 
 LOOKS = {
@@ -34,7 +36,7 @@ LOOKS = {
 """Colour and marker of a method by its title, the same in every figure."""
 
 
-def _styles(labels: Iterable[str], marks: Sequence = "os^Dv<>PXh*") -> dict[str, tuple]:
+def _styles(labels: Iterable[str], marks: Sequence = MARKERS) -> dict[str, tuple]:
     """Colour and mark (a marker or a line style) of each label, both in turn.
 
     A number of marks without a divisor in common with the ten colours lets a pair come back only after all the others.
@@ -46,7 +48,7 @@ def _looks(methods: Iterable[str]) -> dict[str, tuple]:
     """Colour and marker of each method: its own, that of the method it varies, or one of a colour that is left."""
     found = {title: LOOKS.get(title) or LOOKS.get(_varied(title)) for title in methods}
     taken = [look[0] for look in found.values() if look]
-    free = (look for look in zip(cycle(COLOURS), cycle("os^Dv<>PXh*")) if look[0] not in taken)
+    free = (look for look in zip(cycle(COLOURS), cycle(MARKERS)) if look[0] not in taken)
     return {title: look or next(free) for title, look in found.items()}
 
 

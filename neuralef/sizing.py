@@ -385,6 +385,7 @@ def this_machine(device: Device = "cpu", precision: Precision = "float32") -> Pr
 
 
 def _fastest(work: Callable[[], Any], device: Device) -> float:
+    """Seconds of the best of seven calls."""
     seconds = []
     for _ in range(7):
         began = perf_counter()

@@ -344,8 +344,9 @@ def _refuse_bad_content(info: DatasetInfo, files: Sequence[Path], folder: Path, 
 
 def _raise_if_any(problems: list[str], what: str, remedy: str) -> None:
     if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise InputError(f"{what}: {'; '.join(problems[:3])}{more}. To mend it, {remedy}")
+        shown, others = problems[:3], len(problems) - 3
+        more = f" (and {others} more)" if others > 0 else ""
+        raise InputError(f"{what}: {'; '.join(shown)}{more}. To mend it, {remedy}")
 
 
 def _problems(dataset: Dataset, info: DatasetInfo | None) -> list[str]:
