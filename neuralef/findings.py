@@ -26,12 +26,11 @@ Outcome = Literal["holds", "does not hold", "undecided", "not run"]
 Region = Literal["above", "within", "beyond"]
 
 VERDICT_RULE = (
-    "Differences between settings alike but for one thing, smallest and largest, over runs that share their seed. A "
-    "finding holds if the 95 % interval (Student's t over seeds) of every difference lies where it says, does not hold "
-    "if one lies wholly outside, and is undecided otherwise, which it also is where one difference is decided and "
-    "another is not; a finding that some values lie apart by more than a tolerance holds if one interval lies wholly "
-    "beyond it, and does not hold if all lie within it. The paper's single runs are taken as they are; one here "
-    "decides nothing."
+    "Differences, smallest and largest, are between settings alike but for one thing, over runs that share their seed; "
+    "each has a 95 % interval, by Student's t over seeds. A finding holds if every interval lies where it says, does "
+    "not hold if one lies wholly elsewhere, and is undecided otherwise. A finding that some values differ by more than "
+    "so much is decided the other way round: one interval wholly beyond that is enough to hold, and all within it "
+    "mean that it does not. The paper's single runs count as they are; a single run here decides nothing."
 )
 """Text under a table of verdicts."""
 

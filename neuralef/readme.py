@@ -97,7 +97,8 @@ def findings_block(folder: Path) -> str:
     files = findings_files(folder)
     if not files:
         raise InputError(f"{folder / 'tables'} holds no findings; run `neuralef reproduce --profile standard` for them")
-    return captioned(*all_findings(files))
+    verdicts, sentences = all_findings(files)
+    return captioned(verdicts, "\n".join(f"* {sentence}" for sentence in sentences))
 
 
 def table_block(folder: Path, stem: str) -> str:

@@ -278,8 +278,10 @@ def findings_files(folder: Path) -> list[Path]:
     return sorted((folder / "tables").glob("[0-9][0-9]_findings*.csv"))
 
 
-def all_findings(files: Sequence[Path]) -> tuple[pd.DataFrame, str]:
+def all_findings(files: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
     """All verdicts below each other, and what must be known of them: the rule, what each table is of, what all are.
+
+    What stands in brackets behind a name, such as that of a backbone, is said where the name comes first.
 
     Raises:
         InputError: If a file was written by another version.
@@ -302,7 +304,18 @@ def all_findings(files: Sequence[Path]) -> tuple[pd.DataFrame, str]:
         for names, of in zip(settings.values(), parts, strict=True)
     ]
     said += [f"All: {'; '.join(parts[0][-shared:])}."] if shared else []
-    return pd.concat(frames, ignore_index=True).replace("", "none"), " ".join([VERDICT_RULE, *said])
+    return pd.concat(frames, ignore_index=True).replace("", "none"), [VERDICT_RULE, *_notes_once(said)]
+
+
+def _notes_once(sentences: Sequence[str]) -> list[str]:
+    told: set[str] = set()
+
+    def unless_told(note: re.Match[str]) -> str:
+        known = note[0] in told
+        told.add(note[0])
+        return "" if known else note[0]
+
+    return [re.sub(r" \([^()]+\)", unless_told, sentence) for sentence in sentences]
 
 
 def caption_of(table: Path) -> str:
@@ -316,8 +329,9 @@ def _table_section(path: Path) -> Section:
 
 
 def _findings_section(files: Sequence[Path]) -> Section:
-    verdicts, caption = all_findings(files)
-    return Section("Finding by finding, paper beside ours", verdicts.to_html(index=False, border=0), caption)
+    verdicts, sentences = all_findings(files)
+    body = verdicts.to_html(index=False, border=0)
+    return Section("Finding by finding, paper beside ours", body, " ".join(sentences))
 
 
 def _figure_section(path: Path) -> Section:

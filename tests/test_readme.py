@@ -203,9 +203,8 @@ def test_findings_stand_below_each_other_with_the_rule_once(judged):
     assert [row[0] for row in cells[2:]] == ["Table 4", "Table 5", "Table 5", "Section 4.4"]
     assert cells[4] == verdict("Table 5", "stays", "undecided")
     assert cells[-1][4:6] == ["not run", "none"]
-    assert block.splitlines()[-1] == (
-        f"{VERDICT_RULE} Table 4: of a and b. Table 5, Section 4.4: of a. All: by c; seed 0."
-    )
+    sentences = [VERDICT_RULE, "Table 4: of a and b.", "Table 5, Section 4.4: of a.", "All: by c; seed 0."]
+    assert block.splitlines()[-4:] == [f"* {sentence}" for sentence in sentences]
 
 
 def test_findings_of_one_setting_or_of_nothing_in_common_say_it_whole(judged):
@@ -215,11 +214,22 @@ def test_findings_of_one_setting_or_of_nothing_in_common_say_it_whole(judged):
         "25_findings",
         f"{VERDICT_RULE} of d; by e; seed 1.",
     )
-    assert readme.findings_block(judged).endswith("Section 4.4: of a; by c; seed 0. Table 9: of d; by e; seed 1.")
+    assert readme.findings_block(judged).endswith("Section 4.4: of a; by c; seed 0.\n* Table 9: of d; by e; seed 1.")
     for path in (judged / "tables").iterdir():
         if not path.name.startswith("20"):
             path.unlink()
-    assert readme.findings_block(judged).endswith(f"{VERDICT_RULE} Table 5: of a; by c; seed 0.")
+    assert readme.findings_block(judged).endswith(f"* {VERDICT_RULE}\n* Table 5: of a; by c; seed 0.")
+
+
+def test_a_note_in_brackets_stands_where_its_name_comes_first(judged):
+    for stem, setting in (
+        ("24_findings", "of a (1 level) and b (plain); by c; seed 0."),
+        ("25_findings", "of a (1 level); by c; seed 1."),
+    ):
+        frame = pd.DataFrame([verdict("Table 9", "better")], columns=VERDICT_COLUMNS)
+        write_table(frame, judged / "tables", stem, f"{VERDICT_RULE} {setting}")
+    block = readme.findings_block(judged)
+    assert block.count("(1 level)") == block.count("(plain)") == 1
 
 
 def test_findings_are_in_the_readme_only_where_it_has_markers_for_them(judged, monkeypatch):
