@@ -17,10 +17,11 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from shutil import disk_usage
 from time import perf_counter
@@ -238,110 +239,114 @@ def extract(
         with locked(folder / ".lock", f"is computing the features of {dataset.name}/{split}"):
             manifest = _read_manifest(folder, content)  # perhaps another process has made it whole meanwhile
             if manifest is None or not manifest["complete"]:
-                manifest = _extract(
-                    folder, manifest, content, dataset, split, backbone, config, crop_size, progress=progress
-                )
-                return _open(folder, manifest)
+                unfinished = _Unfinished(folder, manifest or _begin(folder, content, crop_size // backbone.patch_size))
+                _fill(unfinished, dataset, backbone, progress=progress)
+                return _open(folder, unfinished.manifest)
     _verify(folder, manifest)
     return _open(folder, manifest)
 
 
-def _extract(
-    folder: Path,
-    manifest: dict[str, Any] | None,
-    content: dict[str, Any],
-    dataset: Dataset,
-    split: str,
-    backbone: Backbone,
-    config: Config,
-    crop_size: int,
-    *,
-    progress: bool,
-) -> dict[str, Any]:
-    ids = content["ids"]
-    views = content["identity"]["views"]
-    side = views * crop_size // backbone.patch_size
-    shapes = {"patches": (len(ids), side, side, sum(backbone.channels)), "colours": (len(ids), side, side, 3)}
-    if manifest is None:
-        needed, free = sum(2 * math.prod(shape) for shape in shapes.values()), disk_usage(folder).free
-        if needed > free:  # a full disk would kill the process where it writes to a memory map
-            raise InputError(
-                f"features of {dataset.name}/{split} take {needed / 1e6:.0f} MB, {folder} has {free / 1e6:.0f} left; "
-                "free some, or set NEURALEF_CACHE to a folder on another disk"
-            )
-        for name, shape in shapes.items():
-            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape).flush()
-        manifest = {**content, "chunks": [], "extract_s": 0.0, "complete": False}
-        write_json(folder / "manifest.json", manifest)
-    arrays = _arrays(folder, "r+")
-    for name in arrays:
-        _reserve(folder / f"{name}.npy")
-    manifest["chunks"] = _intact_chunks(arrays, manifest["chunks"])
-    done = len(manifest["chunks"])
-    starts = range(done * CHUNK, len(ids), CHUNK)
-    bar = tqdm(
-        total=len(ids),
-        initial=min(done * CHUNK, len(ids)),
-        desc=f"features {dataset.name}/{split}",
-        unit="image",
-        disable=not progress,
-    )
-
-    saved = perf_counter()
-
-    def read(start: int) -> np.ndarray:
-        return np.stack([crop_image(dataset.image(image_id), crop_size) for image_id in ids[start : start + CHUNK]])
-
-    def write(start: int, features: np.ndarray, colours: np.ndarray, seconds: float) -> None:
-        nonlocal saved
-        rows = slice(start, start + len(features))
-        arrays["patches"][rows] = features
-        arrays["colours"][rows] = colours
-        manifest["chunks"].append(_digest(arrays, rows))
-        manifest["extract_s"] += seconds
-        if perf_counter() - saved > SAVE_EVERY_S:
-            write_json(folder / "manifest.json", manifest)
-            saved = perf_counter()
-        bar.update(len(features))
-
-    # While one chunk passes the backbone, the next is decoded and the one before is written, each by one thread.
-    # Neither calls torch, whose OpenMP gives every thread that calls it a team of its own, beside the backbone's.
-    with bar, _noted(folder, manifest), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        began = perf_counter()
-        upcoming, written = reader.submit(read, starts[0]) if starts else None, None
-        for start in starts:
-            images = to_tensor(upcoming.result())
-            if start + CHUNK < len(ids):
-                upcoming = reader.submit(read, start + CHUNK)
-            levels = shifted_levels(backbone, images, views, config.precision)
-            # The extremes tell it in a fifth of the time that all values take.
-            if not torch.stack(torch.aminmax(levels)).half().isfinite().all():
-                first, last = ids[start], ids[min(start + CHUNK, len(ids)) - 1]
-                raise InputError(f"features of images {first} .. {last} exceed float16; use another level or norm")
-            if written:
-                written.result()
-            now = perf_counter()
-            colours = patch_colours(images, (side, side)).numpy()
-            written = writer.submit(write, start, levels.half().numpy(), colours, now - began)
-            began = now
-        if written:
-            written.result()
-            manifest["extract_s"] += perf_counter() - began
-    for array in arrays.values():  # what a crash of the machine loses before, the checksums of the chunks find
-        array.flush()
-    manifest["complete"] = True
+def _begin(folder: Path, content: dict[str, Any], side: int) -> dict[str, Any]:
+    """The manifest of a store without a chunk, whose files are made with room for all; ``side`` is that of one view."""
+    images, side = len(content["ids"]), content["identity"]["views"] * side
+    shapes = {"patches": (images, side, side, sum(content["channels"])), "colours": (images, side, side, 3)}
+    needed, free = sum(2 * math.prod(shape) for shape in shapes.values()), disk_usage(folder).free
+    if needed > free:  # a full disk would kill the process where it writes to a memory map
+        raise InputError(
+            f"features of {images} images of split {content['identity']['split']} take {needed / 1e6:.0f} MB, {folder} "
+            f"has {free / 1e6:.0f} left; free some, or set NEURALEF_CACHE to a folder on another disk"
+        )
+    for name, shape in shapes.items():
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape).flush()
+    manifest = {**content, "chunks": [], "extract_s": 0.0, "complete": False}
     write_json(folder / "manifest.json", manifest)
-    log.info("features of %s/%s are in %s", dataset.name, split, folder)
     return manifest
 
 
-@contextmanager
-def _noted(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
-    """Write the manifest as it is in the end, be it an interruption."""
-    try:
-        yield
-    finally:
-        write_json(folder / "manifest.json", manifest)
+class _Unfinished:
+    """A store that still lacks chunks, which are written to it in order."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._arrays = _arrays(folder, "r+")
+        for name in self._arrays:
+            _reserve(folder / f"{name}.npy")
+        manifest["chunks"] = _intact_chunks(self._arrays, manifest["chunks"])
+        self._noted = perf_counter()
+
+    @property
+    def images(self) -> int:
+        """Number of images that are written."""
+        return min(CHUNK * len(self.manifest["chunks"]), len(self.manifest["ids"]))
+
+    def append(self, levels: np.ndarray, colours: np.ndarray, seconds: float) -> None:
+        """Write the next chunk, which took so many seconds."""
+        rows = slice(self.images, self.images + len(levels))
+        self._arrays["patches"][rows] = levels
+        self._arrays["colours"][rows] = colours
+        self.manifest["chunks"].append(_digest(self._arrays, rows))
+        self.manifest["extract_s"] += seconds
+        if perf_counter() - self._noted > SAVE_EVERY_S:
+            self.note()
+
+    def note(self) -> None:
+        """Write the manifest as it is."""
+        write_json(self.folder / "manifest.json", self.manifest)
+        self._noted = perf_counter()
+
+    def finish(self) -> None:
+        """Declare the store whole."""
+        for array in self._arrays.values():  # what a crash of the machine loses before, the checksums find
+            array.flush()
+        self.manifest["complete"] = True
+        self.note()
+
+
+def _fill(store: _Unfinished, dataset: Dataset, backbone: Backbone, *, progress: bool) -> None:
+    """Extract what a store lacks.
+
+    While one chunk passes the backbone, the next is decoded and the one before is written, each by one thread. Neither
+    calls torch, whose OpenMP gives every thread that calls it a team of its own, beside the backbone's.
+    """
+    identity, ids, first = store.manifest["identity"], store.manifest["ids"], store.images
+    chunks = [ids[start : start + CHUNK] for start in range(first, len(ids), CHUNK)]
+    name = f"{dataset.name}/{identity['split']}"
+    bar = tqdm(total=len(ids), initial=first, desc=f"features {name}", unit="image", disable=not progress)
+
+    def read(chunk: list[str]) -> np.ndarray:
+        return np.stack([crop_image(dataset.image(image_id), identity["crop_size"]) for image_id in chunk])
+
+    def write(levels: np.ndarray, colours: np.ndarray, seconds: float) -> None:
+        store.append(levels, colours, seconds)
+        bar.update(len(levels))
+
+    with ExitStack() as stack:
+        stack.enter_context(bar)
+        stack.callback(store.note)  # be it an interruption that ends it, when the last write is over
+        reader, writer = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
+        began = perf_counter()
+        upcoming, written = reader.submit(read, chunks[0]) if chunks else None, None
+        for chunk, following in zip_longest(chunks, chunks[1:]):
+            images = to_tensor(upcoming.result())
+            if following:
+                upcoming = reader.submit(read, following)
+            levels = shifted_levels(backbone, images, identity["views"], identity["precision"])
+            # The extremes tell it in a fifth of the time that all values take.
+            if not torch.stack(torch.aminmax(levels)).half().isfinite().all():
+                raise InputError(
+                    f"features of images {chunk[0]} .. {chunk[-1]} exceed float16; use another level or norm"
+                )
+            if written:
+                written.result()
+            now = perf_counter()
+            colours = patch_colours(images, levels.shape[1:3]).numpy()
+            written = writer.submit(write, levels.half().numpy(), colours, now - began)
+            began = now
+        if written:
+            written.result()
+            store.manifest["extract_s"] += perf_counter() - began
+    store.finish()
+    log.info("features of %s are in %s", name, store.folder)
 
 
 def _reserve(path: Path) -> None:
