@@ -1,10 +1,12 @@
 """Hyper-parameters, one field for each of the paper's, and the profiles that set them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import yaml
 
 from neuralef.errors import InputError
@@ -23,11 +25,27 @@ WITHOUT_BFLOAT16 = "in float32: this processor has no products in bfloat16"
 FEATURE_FIELDS = ("image_size", "blocks", "high_level", "checkpoint", "precision", "device")
 """Fields that stored features depend on; ``precision`` and ``device`` are psi's as well."""
 
+EVALUATION_FIELDS = ("protocol", "window", "window_stride", "crf")
+"""Fields that only say how a fitted method is applied and scored; ``short_side`` too, unless training augments."""
+
+
 LEAST, MOST = 1e-9, 1e9
 """Numbers between which float32 has room for what becomes of them: squares, quotients, exponentials."""
 
-EVALUATION_FIELDS = ("protocol", "window", "window_stride", "crf")
-"""Fields that only say how a fitted method is applied and scored; ``short_side`` too, unless training augments."""
+RANGES = {
+    (1, math.inf): (
+        *("image_size", "train_crop", "short_side", "window", "window_stride"),
+        *("feature_neighbors", "width", "depth", "patch_stride", "epochs", "batch_images"),
+        *("kmeans_patches", "kmeans_iterations", "pca_channels", "spectral_landmarks", "spectral_neighbors"),
+        *("deep_spectral_eigenvectors", "deep_spectral_segments"),
+    ),
+    (LEAST, MOST): ("learning_rate", "temperature_start", "temperature_end", "trace_scale", "mlp_ratio"),
+    (0, MOST): (
+        *("pixel_weight", "pixel_neighbors", "coordinate_weights", "orthogonality_weight"),
+        "deep_spectral_colour_weight",
+    ),
+}
+"""Smallest and largest number of fields that have such; of one with several numbers, every one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,36 +119,12 @@ class Config:
             value, choices = getattr(self, name), _choices(hint)
             if choices and value not in choices:
                 raise InputError(f"{name} is {value!r}; it must be {' or '.join(map(repr, choices))}")
-        positive = (
-            "image_size",
-            "feature_neighbors",
-            "depth",
-            "patch_stride",
-            "epochs",
-            "batch_images",
-            "kmeans_patches",
-            "kmeans_iterations",
-            "pca_channels",
-            "spectral_landmarks",
-            "spectral_neighbors",
-            "deep_spectral_eigenvectors",
-            "deep_spectral_segments",
-        )
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("width", "train_crop", "short_side", "window", "window_stride"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1, or none")
-        for name in ("learning_rate", "temperature_start", "temperature_end", "trace_scale", "mlp_ratio"):
-            if not LEAST <= getattr(self, name) <= MOST:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be between {LEAST:g} and {MOST:g}")
-        for name in ("pixel_weight", "orthogonality_weight", "deep_spectral_colour_weight"):
-            if not 0 <= getattr(self, name) <= MOST:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative, and at most {MOST:g}")
-        for name in ("pixel_neighbors", "coordinate_weights"):
-            if not all(0 <= value <= MOST for value in getattr(self, name)):
-                raise InputError(f"{name} is {getattr(self, name)}; none may be negative, or above {MOST:g}")
+        for (least, most), names in RANGES.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not all(least <= number <= most for number in np.atleast_1d(value)):
+                    upper = f", and at most {most:g}" if most < math.inf else ""
+                    raise InputError(f"{name} is {value}; it must be at least {least:g}{upper}")
         if len(self.pixel_neighbors) != len(self.coordinate_weights):
             raise InputError(
                 f"pixel_neighbors {self.pixel_neighbors} and coordinate_weights {self.coordinate_weights} must have "
