@@ -1,5 +1,7 @@
 """K-means on patches, by scikit-learn, in memory that does not grow with their number."""
 
+import logging
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +12,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from neuralef.errors import InputError
+
+log = logging.getLogger(__name__)
 
 LLOYD_PATCHES = 50_000
 """Points that Lloyd's iterations see at most; the others enter by one pass of updates."""
@@ -60,11 +64,12 @@ def fit_kmeans(
         InputError: If there are more clusters than points, or than points that Lloyd's iterations see.
     """
     from sklearn.cluster import KMeans  # takes a second or two, which every notebook would wait for
+    from sklearn.exceptions import ConvergenceWarning
 
     if min(len(features), LLOYD_PATCHES) < num_clusters:
         raise InputError(
             f"{num_clusters} clusters were asked of {len(features)} patches, of which at most {LLOYD_PATCHES} start "
-            "K-means; lower --clusters"
+            "K-means; lower --clusters, or raise kmeans_patches"
         )
     drawn, others = features, np.empty(0, dtype=np.int64)
     if len(features) > LLOYD_PATCHES:
@@ -74,9 +79,16 @@ def fit_kmeans(
     model = KMeans(num_clusters, n_init=restarts, max_iter=iterations, random_state=seed)
     # Threads add their partial sums in the order they finish. With two the sum does not depend on it, so that equal
     # seeds give equal clusters on every machine.
-    with threadpool_limits(limits=threads, user_api="openmp"):
+    with threadpool_limits(limits=threads, user_api="openmp"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of too few different points, said below
         model.fit(drawn)
     members = np.bincount(model.labels_, minlength=num_clusters)
+    if not members.all():
+        log.warning(
+            "the patches have %d different features, too few for %d clusters; the others stay empty",
+            np.count_nonzero(members),
+            num_clusters,
+        )
     return Centroids(_moved(model.cluster_centers_.astype(np.float32), members, features, others))
 
 
