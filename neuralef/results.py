@@ -61,6 +61,9 @@ _FIRST_PROVENANCE = _FIXED.index("git_sha")
 COLUMNS = (*_FIXED[:_FIRST_PROVENANCE], *PARAMETER_COLUMNS, *_FIXED[_FIRST_PROVENANCE:])
 CLASS_COLUMNS = (*KEY, "class", "iou")
 
+_AS_WRITTEN = {"keep_default_na": False, "float_precision": "round_trip"}
+"""How pandas is to read: every number to its last digit, words such as ``none`` as words."""
+
 
 def parameter_columns(config: Config) -> dict[str, Any]:
     """The ``p_*`` part of a row; a tuple becomes ``a;b``, ``None`` becomes ``default``."""
@@ -171,7 +174,7 @@ def read_results(path: Path) -> pd.DataFrame:
     text = _text(path)
     if _whole_rows(path, text) != text:
         raise InputError(f"{path} holds rows that are not whole; run its experiments again, which mends it")
-    frame = pd.read_csv(path, dtype={"experiment_id": str, "git_sha": str}, keep_default_na=False)
+    frame = pd.read_csv(path, dtype={"experiment_id": str, "git_sha": str}, **_AS_WRITTEN)
     missing = [name for name in ("trained_on", *PARAMETER_COLUMNS) if name not in frame.columns]
     if tuple(frame.columns) != tuple(name for name in COLUMNS if name not in missing):
         raise InputError(f"{path} has other columns than this version reads; it was written by another version")
@@ -193,7 +196,7 @@ def read_rows(path: Path, columns: Sequence[str], *, text: Sequence[str]) -> pd.
     if not _existing(path, columns):
         return pd.DataFrame(columns=list(columns))
     # An empty cell and nan are numbers that are missing; other words, such as none, are text.
-    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=["", "nan"])
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str), na_values=["", "nan"], **_AS_WRITTEN)
 
 
 def select(frame: pd.DataFrame, experiment_ids: Iterable[str]) -> pd.DataFrame:
