@@ -1,7 +1,7 @@
 """The kernel, a training step and the backbone at the paper's own sizes on a GPU, where there is one.
 
 The other side is the method as its formulas stand (:mod:`benchmarks.plain`), on the same GPU, and the roofline of
-:mod:`neuralef.sizing`. Photographs come from profile ``quick``; the backbone has random weights, which cost what the
+:mod:`neuralef.costs`. Photographs come from profile ``quick``; the backbone has random weights, which cost what the
 published ones cost. Peak memory is what PyTorch's allocator held at most, above what was there before.
 """
 
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from benchmarks import inputs, plain
 from benchmarks.harness import Row, less_is_better, more_is_better
 from benchmarks.paper_step import CROP, PAPER, training_step, whole_training
-from neuralef import backbones, sizing
+from neuralef import backbones, costs, sizing
 from neuralef.eigenfunctions import gumbel_softmax, l2_batch_norm
 from neuralef.features import patch_colours, to_tensor
 from neuralef.objective import neural_eigenfunction_objective
@@ -98,19 +98,19 @@ def _step(precision: Precision) -> Iterator[Row]:
     """Features, kernel, psi, objective and Adam on a batch of Pascal Context, and the hours of its training."""
     config, K = PAPER.config.updated({"precision": precision, "device": "cuda"}), PAPER.clusters
     batch = config.batch_images
-    vit, machine = sizing.transformer_of(PAPER.backbone), sizing.this_machine("cuda", precision)
+    vit, machine = costs.transformer_of(PAPER.backbone), sizing.this_machine("cuda", precision)
     backbone, pictures = backbones.build(PAPER.backbone, pretrained=False).to("cuda"), _pictures(CROP)
     step = training_step(backbone, pictures, K, config)
     seconds, _ = _measured(lambda: backbone(pictures, precision=precision))
     case = f"features of {batch} crops, {precision}"
-    cost = sizing.backbone_cost(vit, (CROP, CROP), batch, backbones.IMAGES_AT_ONCE_CUDA)
+    cost = costs.backbone_cost(vit, (CROP, CROP), batch, backbones.IMAGES_AT_ONCE_CUDA)
     yield less_is_better(NAME, case, "time, s", "roofline of this GPU", (machine.seconds(cost), seconds))
     rates = machine.operations / 1e12, cost.operations / seconds / 1e12
     yield more_is_better(NAME, case, "1e12 operations a second", "a product of 8192 x 8192", rates)
     seconds, megabytes = _measured(step)
     case = f"step of profile paper, B = {batch * vit.patches((CROP, CROP))}, K = {K}, {precision}"
-    cost = sizing.step_cost(vit, CROP, K, config, form="gpu")
-    held = sizing.SINGLE * (vit.parameters + 3 * sizing.psi_parameters(3 * vit.channels, K, config))
+    cost = costs.step_cost(vit, CROP, K, config, form="gpu")
+    held = costs.SINGLE * (vit.parameters + 3 * costs.psi_parameters(3 * vit.channels, K, config))
     yield less_is_better(NAME, case, "time, s", "roofline of this GPU", (machine.seconds(cost), seconds))
     memory = (cost.memory - held) / 1e6, megabytes  # weights and Adam's moments are there before
     yield less_is_better(NAME, case, "peak memory, MB", "sum over tensors", memory)

@@ -2,7 +2,7 @@
 
 Sixteen crops of 480 x 480 pixels, 14,400 patches of 16 x 16 with 384 channels a level, k = 256, psi of two blocks and
 1,152 channels, K = 256. The backbone has random weights, which cost what the published ones cost. Beside every number
-stands what :mod:`neuralef.sizing` computes for it beforehand.
+stands what :mod:`neuralef.costs` computes for it beforehand.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.harness import THREADS, Row, less_is_better, measure
-from neuralef import backbones, sizing
+from neuralef import backbones, costs, sizing
 from neuralef.config import Config, load_profile
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.features import patch_colours, to_tensor
@@ -29,16 +29,16 @@ HOURS_OF_THE_PAPER = 12  # "half a day on one RTX 3090" (paper, 4.1), loading an
 def run() -> Iterator[Row]:
     """Time and peak memory of the step and of the features alone, and the hours of a whole training."""
     torch.set_num_threads(THREADS)
-    machine, vit = sizing.this_machine(), sizing.transformer_of(PAPER.backbone)
+    machine, vit = sizing.this_machine(), costs.transformer_of(PAPER.backbone)
     config, K, batch = PAPER.config, PAPER.clusters, PAPER.config.batch_images
-    costs = {
-        features: sizing.backbone_cost(vit, (CROP, CROP), batch),
-        step: sizing.step_cost(vit, CROP, K, config, form="sparse"),
+    predicted = {
+        features: costs.backbone_cost(vit, (CROP, CROP), batch),
+        step: costs.step_cost(vit, CROP, K, config, form="sparse"),
     }
-    held = sizing.SINGLE * (vit.parameters + sizing.psi_parameters(3 * vit.channels, K, config))
+    held = costs.SINGLE * (vit.parameters + costs.psi_parameters(3 * vit.channels, K, config))
     with TemporaryDirectory() as folder:
         np.save(f"{folder}/photographs.npy", inputs.photographs(batch, CROP))
-        for side, cost in costs.items():
+        for side, cost in predicted.items():
             found = measure(side, folder, repeats=1)
             case = f"{side.__name__} of {batch} crops, B = {batch * vit.patches((CROP, CROP))}, K = {K}"
             seconds = (machine.seconds(cost), found.seconds)

@@ -10,12 +10,12 @@ import torch
 from test_measuring import killed_side
 from torch.utils.flop_counter import FlopCounterMode
 
-from neuralef import backbones, sizing
+from neuralef import backbones, costs, sizing
 from neuralef.config import Config
+from neuralef.costs import Cost, Processor
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.measuring import Measured
-from neuralef.sizing import Cost, Processor
 from neuralef.tables import VIT_SMALL
 from neuralef.training import kernel_of
 
@@ -36,7 +36,7 @@ def test_operations_of_a_backbone_are_those_torch_counts(monkeypatch, name):
     with torch.device("meta"):
         backbone = backbones.build(name, pretrained=False)
         found = counted(lambda: backbone.levels(torch.empty(2, 3, 96, 160)))
-    assert sizing.backbone_cost(sizing.transformer_of(name), (96, 160), 2).operations == pytest.approx(found, rel=0.01)
+    assert costs.backbone_cost(costs.transformer_of(name), (96, 160), 2).operations == pytest.approx(found, rel=0.01)
 
 
 @pytest.mark.parametrize("config", [CONFIG, Config(width=64, depth=1, mlp_ratio=2.0), Config(width=96, mlp_ratio=1.0)])
@@ -47,9 +47,9 @@ def test_operations_and_parameters_of_psi_are_those_torch_counts(config):
     with torch.no_grad():
         forward = counted(lambda: psi(features))
     both = counted(lambda: psi(features).square().sum().backward())
-    assert sizing.psi_forward_cost(600, 192, 10, config).operations == pytest.approx(forward, rel=0.02)
-    assert sizing.psi_step_cost(600, 192, 10, config).operations == pytest.approx(both, rel=0.1)
-    assert sizing.psi_parameters(192, 10, config) == sum(parameter.numel() for parameter in psi.parameters())
+    assert costs.psi_forward_cost(600, 192, 10, config).operations == pytest.approx(forward, rel=0.02)
+    assert costs.psi_step_cost(600, 192, 10, config).operations == pytest.approx(both, rel=0.1)
+    assert costs.psi_parameters(192, 10, config) == sum(parameter.numel() for parameter in psi.parameters())
 
 
 @pytest.mark.parametrize("pixel_neighbors", [(10, 5), (60, 40), (0, 0)])
@@ -57,22 +57,22 @@ def test_a_row_of_the_kernel_has_no_more_entries_than_counted(pixel_neighbors):
     features, colours = torch.randn(2, 12, 12, 6), torch.rand(2, 12, 12, 3)
     config = Config(feature_neighbors=20, pixel_neighbors=pixel_neighbors)
     kappa = kernel_of(features, colours, config)
-    assert kappa.nnz <= 288 * sizing.row_entries(config)
+    assert kappa.nnz <= 288 * costs.row_entries(config)
 
 
 def test_the_paper_s_kernel_has_542_entries_a_row_and_others_what_they_ask_for():
-    assert sizing.row_entries(Config()) == 2 * 256 + 2 * (10 + 5)
+    assert costs.row_entries(Config()) == 2 * 256 + 2 * (10 + 5)
     fewer = Config(pixel_neighbors=(4, 2))
-    assert sizing.row_entries(fewer) == 2 * 256 + 2 * (4 + 2)
+    assert costs.row_entries(fewer) == 2 * 256 + 2 * (4 + 2)
     per_entry = 2 * 100 * 7  # a multiply-add for each of B = 100 rows and K = 7 functions
-    saved = sizing.sparse_objective_cost(100, 7, Config()).operations
-    saved -= sizing.sparse_objective_cost(100, 7, fewer).operations
+    saved = costs.sparse_objective_cost(100, 7, Config()).operations
+    saved -= costs.sparse_objective_cost(100, 7, fewer).operations
     assert saved == per_entry * 18
 
 
 def test_a_store_weighs_what_is_computed(store):
     on_disk = sum(Path(array.filename).stat().st_size for array in (store.patches, store.patch_colours))
-    assert sizing.store_bytes(len(store), math.prod(store.grid), sum(store.channels)) == on_disk
+    assert costs.store_bytes(len(store), math.prod(store.grid), sum(store.channels)) == on_disk
 
 
 def test_stages_add_up_and_memory_is_the_larger():
@@ -90,19 +90,19 @@ def test_a_roofline_is_the_slower_of_computing_and_moving():
 
 
 def test_the_dense_kernel_of_the_paper_s_batch():
-    pascal, cityscapes = sizing.dense_kernel_cost(16 * 30**2, 384), sizing.dense_kernel_cost(16 * 48**2, 384)
+    pascal, cityscapes = costs.dense_kernel_cost(16 * 30**2, 384), costs.dense_kernel_cost(16 * 48**2, 384)
     assert pascal.memory == 10 * 14400**2
     assert cityscapes.memory == pytest.approx(13.6e9, rel=0.01)
 
 
 def test_sizes_of_networks_are_read_off_their_architecture():
-    large = sizing.transformer_of("vit_large_patch16_384")
+    large = costs.transformer_of("vit_large_patch16_384")
     assert (large.patch_size, large.channels, large.depth, large.mlp_ratio, large.prefix_tokens) == (16, 1024, 24, 4, 1)
     assert large.patches((480, 481)) == 30 * 31
     with pytest.raises(InputError, match="resnet18"):
-        sizing.transformer_of("resnet18")
+        costs.transformer_of("resnet18")
     with pytest.raises(InputError, match="colour_patches"):
-        sizing.transformer_of("colour_patches")
+        costs.transformer_of("colour_patches")
 
 
 def test_the_paper_s_runs_are_those_of_its_tables():
@@ -133,8 +133,8 @@ def test_a_method_is_charged_for_psi_where_it_needs_it():
         "ours_star": (5105 * (backbone + hidden + head + maps), 4998 * (backbone + hidden) + 2 * fewer * 1152 * 256),
     }
     for method, operations in expected.items():
-        costs = sizing.run_costs(replace(run, spec=replace(run.spec, methods=(method,))), Config(), 16)
-        assert (costs["evaluation"].operations, costs["clustering"].operations) == pytest.approx(operations)
+        taken = sizing.run_costs(replace(run, spec=replace(run.spec, methods=(method,))), Config(), 16)
+        assert (taken["evaluation"].operations, taken["clustering"].operations) == pytest.approx(operations)
     assert set(run.spec.methods) == set(expected)
     together = sizing.run_costs(run, Config(), 16)
     sums = [sum(operations) for operations in zip(*expected.values(), strict=True)]
