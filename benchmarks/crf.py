@@ -60,6 +60,8 @@ def _pictures(count: int, occurring: int) -> list[tuple[str, WindowLogits, np.nd
         photograph = Image.fromarray(dataset.image(image_id)).resize(SIZE[::-1], Image.Resampling.BILINEAR)
         logits = 2.5 * rng.standard_normal((1, *GRID, CLUSTERS), dtype=np.float32)
         logits[..., occurring:] -= 30
-        windows = WindowLogits(logits, ((0, 0),), SIZE, SIZE, SIZE, SIZE, 0.3)
+        windows = WindowLogits(
+            logits=logits, corners=((0, 0),), window=SIZE, covered=SIZE, resized=SIZE, size=SIZE, temperature=0.3
+        )
         pictures.append((image_id, windows, np.asarray(photograph)))
     return pictures

@@ -42,9 +42,9 @@ def photograph() -> Callable[[], np.ndarray]:
     segmenter = Segmenter(
         bench.backbone,
         EigenfunctionHead(psi.eval(), config.precision, config.temperature_end),
-        config.crop_size(bench.backbone.patch_size),
-        config.precision,
-        PAPER_SLIDING["cityscapes"],
+        crop_size=config.crop_size(bench.backbone.patch_size),
+        precision=config.precision,
+        sliding=PAPER_SLIDING["cityscapes"],
     )
     small = Image.fromarray(bench.dataset.image(bench.dataset.ids("train")[0]))
     image = np.asarray(small.resize(SIZE[::-1], Image.Resampling.BILINEAR))
@@ -79,4 +79,6 @@ def _windows() -> WindowLogits:
     corners, window = sliding.corners(SIZE), (sliding.window,) * 2
     side = sliding.window // 16
     logits = 2.5 * np.random.default_rng(0).standard_normal((len(corners), side, side, CLUSTERS), dtype=np.float32)
-    return WindowLogits(logits, corners, window, window, SIZE, SIZE, 0.3)
+    return WindowLogits(
+        logits=logits, corners=corners, window=window, covered=window, resized=SIZE, size=SIZE, temperature=0.3
+    )

@@ -1,16 +1,21 @@
 """The plain side of the benchmarks computes what ours computes, and the table says what was measured."""
 
+import importlib
 import sys
+from dataclasses import replace
+from time import perf_counter
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import extraction, gpu, harness, paper_step, plain
-from neuralef.config import Config
+from benchmarks import __main__, extraction, gpu, harness, inputs, paper_step, plain
+from neuralef.config import Config, load_profile
 from neuralef.eigenfunctions import l2_batch_norm
 from neuralef.features import extract, to_tensor
+from neuralef.measuring import Measured
 from neuralef.objective import neural_eigenfunction_objective
+from neuralef.studies import open_study
 from neuralef.training import kernel_of
 
 CONFIG = Config(feature_neighbors=12, pixel_neighbors=(5, 3))
@@ -96,3 +101,88 @@ def test_the_first_images_of_a_dataset_are_extracted_like_all(scenes, store, col
     first = extraction._First(scenes, 2)
     found = extract(first, "train", colour_backbone, Config(image_size=64), cache=tmp_path, progress=False)
     np.testing.assert_array_equal(found.patches, store.patches[:2])
+
+
+PAPER = load_profile("paper")
+SMALL = {
+    "training_step": {"BATCHES": {288: (2, 12), 512: (2, 16)}, "CLUSTERS": (4,), "CHANNELS": 16},
+    "paper_step": {
+        "PAPER": replace(
+            PAPER,
+            backbone="vit_tiny_patch16_224",
+            clusters=8,
+            config=PAPER.config.updated({"feature_neighbors": 8, "batch_images": 2, "device": "cpu"}),
+        ),
+        "CROP": 64,
+    },
+    "training": {"PLAIN_STEPS": 1, "STEPS": 2},
+    "extraction": {"TURNS": 1, "PEAK_SIDE": 64},
+    "inference": {"IMAGES": 2, "ROUNDS": 1},
+    "sliding": {"SIZE": (768, 900), "CLUSTERS": 5},
+    "crf": {
+        "SIZE": (36, 48),
+        "GRID": (4, 5),
+        "CLUSTERS": 4,
+        "OCCURRING": 3,
+        "IMAGES": 2,
+        "prepare_process": lambda: None,
+    },
+    "clustering": {"PATCHES": 2000, "MEGAPIXELS": 1},
+    "eigen": {"NODES": 400},
+    "scale": {"IMAGES": (20, 10), "PILOT": 5, "EPOCHS": 1},
+}
+"""By benchmark the sizes at which it takes a second or two."""
+
+ALIKE = (
+    "share of equal pixels",
+    "share of equal links",
+    "relative difference of the loss",
+    "largest difference of a gradient",
+)
+"""Quantities that compare results and not speed: what is asked of them holds at any size."""
+
+
+def measured_here(side, *arguments, **_) -> Measured:
+    run = side(*arguments)
+    began = perf_counter()
+    result = run()
+    return Measured(perf_counter() - began, 1.0, 1.0, result)
+
+
+@pytest.fixture
+def small_study(tmp_path, monkeypatch):
+    """The benchmarks on synthetic scenes, with a psi wide enough for the K they name."""
+    monkeypatch.setenv("NEURALEF_CACHE", str(tmp_path))
+    study = open_study("smoke", progress=False)
+    config = study.profile.config.updated({"width": 256})
+    monkeypatch.setattr(inputs, "study", lambda: replace(study, profile=replace(study.profile, config=config)))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_benchmark_runs_and_both_sides_have_the_same_result(name, small_study, monkeypatch):
+    if name == "crf":
+        pytest.importorskip("pydensecrf", reason="the [crf] extra is not installed")
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    for constant, value in {"measure": measured_here, **SMALL[name]}.items():
+        monkeypatch.setattr(benchmark, constant, value)
+    rows = list(benchmark.run())
+    assert rows and np.isfinite([row.ratio for row in rows]).all()
+    assert all(row.verdict == "met" for row in rows if row.quantity in ALIKE)
+
+
+def test_no_benchmark_is_left_out_of_the_small_ones():
+    """The two others start whole profiles, or need a GPU."""
+    assert {*SMALL, "profiles", "gpu"} == set(__main__.NAMES)
+
+
+def test_photographs_of_the_crf_have_clusters_that_do_not_occur(small_study, monkeypatch):
+    benchmark = importlib.import_module("benchmarks.crf")
+    for constant, value in SMALL["crf"].items():
+        monkeypatch.setattr(benchmark, constant, value)
+    ((_, logits, photograph),) = benchmark._pictures(1, 3)
+    probabilities = logits.probabilities()
+    assert probabilities.shape == (4, *photograph.shape[:2])
+    assert probabilities[3].max() < 1e-5 < probabilities[:3].max(axis=(1, 2)).min()
