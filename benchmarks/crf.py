@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
+from tqdm.auto import tqdm
 
 from benchmarks import inputs
 from benchmarks.harness import Row, less_is_better, measure, more_is_better
-from neuralef.crf import CRFImage, dense_crf, prepare_process, refine
+from neuralef.crf import CRFImage, dense_crf, prepare_process, refine, require
+from neuralef.errors import InputError
 from neuralef.protocols import WindowLogits
 
 NAME = "crf"
@@ -23,6 +25,11 @@ IMAGES = 6
 
 def run() -> Iterator[Row]:
     """An image by itself; with clusters that do not occur; in two processes."""
+    try:
+        require("colour")
+    except InputError as error:
+        tqdm.write(f"crf: not run ({error})")
+        return
     case = f"{SIZE[1]} x {SIZE[0]}, {CLUSTERS} clusters"
     whole = measure(crf, "colour", CLUSTERS)
     for mode, found in (("colour", whole), ("black", measure(crf, "black", CLUSTERS))):

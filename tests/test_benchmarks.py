@@ -82,6 +82,12 @@ def test_without_a_gpu_its_benchmark_says_so_and_has_no_rows(monkeypatch, capsys
     assert "PyTorch sees no NVIDIA GPU" in capsys.readouterr().out
 
 
+def test_without_its_library_the_benchmark_of_the_crf_says_so_and_has_no_rows(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    assert list(importlib.import_module("benchmarks.crf").run()) == []
+    assert "crf: not run (crf: not installed" in capsys.readouterr().out
+
+
 def test_rows_survive_the_file_and_the_page_shows_both_sides(tmp_path):
     rows = [
         harness.less_is_better("made_up", "B = 2", "time, s", "plain", (6.0, 2.0), 2.5),
