@@ -28,7 +28,6 @@ FEATURE_FIELDS = ("image_size", "blocks", "high_level", "checkpoint", "precision
 EVALUATION_FIELDS = ("protocol", "window", "window_stride", "crf")
 """Fields that only say how a fitted method is applied and scored; ``short_side`` too, unless training augments."""
 
-
 LEAST, MOST = 1e-9, 1e9
 """Numbers between which float32 has room for what becomes of them: squares, quotients, exponentials."""
 
@@ -115,7 +114,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Reject values that no run could use; ``InputError`` names field, value and range."""
-        for name, hint in get_type_hints(Config).items():
+        hints = get_type_hints(Config)
+        for name, hint in hints.items():
             value, choices = getattr(self, name), _choices(hint)
             if choices and value not in choices:
                 raise InputError(f"{name} is {value!r}; it must be {' or '.join(map(repr, choices))}")
@@ -124,7 +124,8 @@ class Config:
                 value = getattr(self, name)
                 if value is not None and not all(least <= number <= most for number in np.atleast_1d(value)):
                     upper = f", and at most {most:g}" if most < math.inf else ""
-                    raise InputError(f"{name} is {value}; it must be at least {least:g}{upper}")
+                    none = ", or none" if type(None) in get_args(hints[name]) else ""
+                    raise InputError(f"{name} is {value}; it must be at least {least:g}{upper}{none}")
         if len(self.pixel_neighbors) != len(self.coordinate_weights):
             raise InputError(
                 f"pixel_neighbors {self.pixel_neighbors} and coordinate_weights {self.coordinate_weights} must have "

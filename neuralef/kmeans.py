@@ -80,13 +80,13 @@ def fit_kmeans(
     # Threads add their partial sums in the order they finish. With two the sum does not depend on it, so that equal
     # seeds give equal clusters on every machine.
     with threadpool_limits(limits=threads, user_api="openmp"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of too few different points, said below
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of clusters without a point, said below
         model.fit(drawn)
     members = np.bincount(model.labels_, minlength=num_clusters)
     if not members.all():
         log.warning(
-            "the patches have %d different features, too few for %d clusters; the others stay empty",
-            np.count_nonzero(members),
+            "%d of %d clusters stay empty, most likely because fewer patches differ than there are clusters",
+            np.count_nonzero(members == 0),
             num_clusters,
         )
     return Centroids(_moved(model.cluster_centers_.astype(np.float32), members, features, others))

@@ -308,6 +308,7 @@ def all_findings(files: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _notes_once(sentences: Sequence[str]) -> list[str]:
+    """Sentences in which a remark in brackets stands the first time alone."""
     told: set[str] = set()
 
     def unless_told(note: re.Match[str]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import __main__, extraction, gpu, harness, inputs, paper_step, plain
+from benchmarks import __main__, crf, extraction, gpu, harness, inputs, paper_step, plain
 from neuralef.config import Config, load_profile
 from neuralef.eigenfunctions import l2_batch_norm
 from neuralef.features import extract, to_tensor
@@ -84,7 +84,7 @@ def test_without_a_gpu_its_benchmark_says_so_and_has_no_rows(monkeypatch, capsys
 
 def test_without_its_library_the_benchmark_of_the_crf_says_so_and_has_no_rows(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
-    assert list(importlib.import_module("benchmarks.crf").run()) == []
+    assert list(crf.run()) == []
     assert "crf: not run (crf: not installed" in capsys.readouterr().out
 
 
@@ -167,14 +167,19 @@ def small_study(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_every_benchmark_runs_and_both_sides_have_the_same_result(name, small_study, monkeypatch):
-    if name == "crf":
-        pytest.importorskip("pydensecrf", reason="the [crf] extra is not installed")
+def small(name, monkeypatch):
+    """The module of a benchmark, its sizes those of ``SMALL``."""
     benchmark = importlib.import_module(f"benchmarks.{name}")
     for constant, value in {"measure": measured_here, **SMALL[name]}.items():
         monkeypatch.setattr(benchmark, constant, value)
-    rows = list(benchmark.run())
+    return benchmark
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_benchmark_runs_and_results_that_are_compared_are_alike(name, small_study, monkeypatch):
+    if name == "crf":
+        pytest.importorskip("pydensecrf", reason="the [crf] extra is not installed")
+    rows = list(small(name, monkeypatch).run())
     assert rows and np.isfinite([row.ratio for row in rows]).all()
     assert all(row.verdict == "met" for row in rows if row.quantity in ALIKE)
 
@@ -185,10 +190,7 @@ def test_no_benchmark_is_left_out_of_the_small_ones():
 
 
 def test_photographs_of_the_crf_have_clusters_that_do_not_occur(small_study, monkeypatch):
-    benchmark = importlib.import_module("benchmarks.crf")
-    for constant, value in SMALL["crf"].items():
-        monkeypatch.setattr(benchmark, constant, value)
-    ((_, logits, photograph),) = benchmark._pictures(1, 3)
+    ((_, logits, photograph),) = small("crf", monkeypatch)._pictures(1, 3)
     probabilities = logits.probabilities()
     assert probabilities.shape == (4, *photograph.shape[:2])
     assert probabilities[3].max() < 1e-5 < probabilities[:3].max(axis=(1, 2)).min()
