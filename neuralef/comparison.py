@@ -247,7 +247,9 @@ class PairedDifference:
         return "higher" if self.interval.estimate > 0 else "lower"
 
 
-def compare(rows: pd.DataFrame, out: Path, method: Method, other: Method, *, draws: int = 1000) -> PairedDifference:
+def compare(
+    rows: pd.DataFrame, out: Path, method: Method, other: Method, *, draws: int = 1000, block: int = 1
+) -> PairedDifference:
     """Two methods of the same experiments.
 
     Args:
@@ -256,11 +258,12 @@ def compare(rows: pd.DataFrame, out: Path, method: Method, other: Method, *, dra
         method: Method from whose mIoU the other's is subtracted.
         other: Method whose mIoU is subtracted.
         draws: Number of bootstrap resamples.
+        block: Number of images in a row that are drawn together, for frames of a film.
 
     Raises:
         InputError: If the two were not run in the same experiments, or the counts of their images were not kept.
     """
-    ids = [_experiment_ids(rows, name) for name in (method, other)]
+    ids = [experiment_ids(rows, name) for name in (method, other)]
     if ids[0] != ids[1] or not ids[0]:
         raise InputError(
             f"{method} was run in {len(ids[0])} experiments, {other} in {len(ids[1])}, and not in the same; run both "
@@ -274,7 +277,7 @@ def compare(rows: pd.DataFrame, out: Path, method: Method, other: Method, *, dra
     return PairedDifference(
         method,
         other,
-        paired_difference_interval(theirs, mine, draws=draws),
+        paired_difference_interval(theirs, mine, draws=draws, block=block),
         paired_gains(theirs, mine),
         tuple(np.subtract(*classes).tolist()),
     )
@@ -481,7 +484,8 @@ def _by_method(rows: pd.DataFrame) -> list[tuple[Method, pd.DataFrame]]:
     return [(method, chosen) for method, chosen in found if len(chosen)]
 
 
-def _experiment_ids(rows: pd.DataFrame, method: Method) -> list[str]:
+def experiment_ids(rows: pd.DataFrame, method: Method) -> list[str]:
+    """Ids of the experiments of rows of ``results.csv`` in which a method was run, by seed."""
     return list(dict.fromkeys(rows[rows["method"] == method].sort_values("seed")["experiment_id"]))
 
 

@@ -104,7 +104,13 @@ def bootstrap_interval(
 
 
 def paired_difference_interval(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], *, draws: int = 1000, seed: int = 0, level: float = 0.95
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    block: int = 1,
 ) -> Interval:
     """Interval of the mean difference ``second - first`` in mIoU over paired runs, drawing images and pairs.
 
@@ -116,15 +122,18 @@ def paired_difference_interval(
         draws: Number of resamples.
         seed: Seed of the draws.
         level: Confidence level: share of the resamples inside the interval, 0 to 1.
+        block: Number of images in a row that are drawn together, the first following on the last (the circular block
+            bootstrap of Politis and Romano, 1992): for frames of a film, whose neighbours tell little that is new.
 
     Raises:
-        ValueError: If the numbers of runs differ, there is none, they differ in their images, or there is no draw.
+        ValueError: If the numbers of runs differ, there is none, they differ in their images, there is no draw, or
+            ``block`` is not between 1 and the number of images.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} runs cannot be paired with {len(second)}")
     tables = _labelled([*first, *second])
     first, second = tables[: len(first)], tables[len(first) :]
-    image_weights, run_weights = _weights(len(tables[0]), len(first), draws, seed)
+    image_weights, run_weights = _weights(len(tables[0]), len(first), draws, seed, block)
     before, after = (_resampled(runs, max_iou_score, image_weights) for runs in (first, second))
     estimate = np.mean(_estimates(second)) - np.mean(_estimates(first))
     return _interval(float(estimate), _mean_over_runs(after - before, run_weights), level)
@@ -145,12 +154,19 @@ def _labelled(runs: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [run[labelled] for run in runs]
 
 
-def _weights(images: int, runs: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _weights(images: int, runs: int, draws: int, seed: int, block: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """How often each image and each run enters each resample, shapes ``(draws, N)`` and ``(draws, S)``."""
     if draws < 1:
         raise ValueError(f"draws is {draws}; an interval needs at least one")
+    if not 1 <= block <= images:
+        raise ValueError(f"block is {block}; of {images} images 1 to {images} can be drawn together")
     rng = np.random.default_rng(seed)
-    image_weights = rng.multinomial(images, np.full(images, 1 / images), size=draws)
+    if block == 1:
+        image_weights = rng.multinomial(images, np.full(images, 1 / images), size=draws)
+    else:
+        starts = rng.integers(images, size=(draws, -(-images // block)))
+        drawn = ((starts[..., None] + np.arange(block)) % images).reshape(draws, -1)[:, :images]
+        image_weights = np.stack([np.bincount(row, minlength=images) for row in drawn])
     return image_weights, rng.multinomial(runs, np.full(runs, 1 / runs), size=draws)
 
 

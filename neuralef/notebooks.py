@@ -91,11 +91,11 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
 def datasets_read(notebook: Path, parameters: Mapping[str, Any], own: str) -> tuple[str, ...]:
     """Names of the datasets a notebook reads, as its parameters say, be they given or its own.
 
-    These are the ones of ``datasets``, or ``own``, the profile's, where that names none; and ``tuned_on``.
+    These are the ones of ``datasets``, or ``own``, the profile's, where that names none; ``tuned_on``; and ``film``.
     """
     known = papermill.inspect_notebook(str(notebook))
     values = {name: ast.literal_eval(entry["default"]) for name, entry in known.items()} | dict(parameters)
-    named = [*(values.get("datasets") or [own]), values.get("tuned_on")]
+    named = [*(values.get("datasets") or [own]), values.get("tuned_on"), values.get("film")]
     return tuple(dict.fromkeys(filter(None, named)))
 
 

@@ -6,7 +6,7 @@ part, so that a small one means few steps as well as few photographs; to tell th
 many steps as the whole split takes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import product
@@ -27,7 +27,7 @@ from neuralef.evaluation import MATCHINGS, score
 from neuralef.experiments import require_labels, score_columns
 from neuralef.features import FeatureStore
 from neuralef.methods import REGISTRY, check_methods
-from neuralef.reporting import cases_won, mean_and_spread, method_title
+from neuralef.reporting import cases_won, mean_and_spread, mean_and_wins, method_title
 from neuralef.results import COLUMNS as RUN_COLUMNS
 from neuralef.results import append_rows, check_columns, read_rows
 from neuralef.training import total_steps
@@ -125,12 +125,36 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _rows(bench: Workbench, experiment: Experiment, store: FeatureStore, method: str) -> Iterator[dict[str, Any]]:
-    head, seconds = _fitted(bench, experiment, store, method)
+    head, seconds = fitted_to(store, bench, experiment, method)
     began, counts = perf_counter(), np.zeros((head.num_clusters, len(bench.dataset.classes)), dtype=np.int64)
     for (image,) in bench.counted([head], experiment.config, title=f"evaluating {method}"):
         counts += image.counts
     require_labels(bench.dataset, counts.sum(axis=0))
     seconds |= {"extract_s": bench.extract_s(head, experiment.config), "eval_s": perf_counter() - began}
+    images = len(bench.dataset.ids("val"))
+    yield from scored(counts, experiment, store, method, head, seconds, images=images)
+
+
+def scored(
+    counts: np.ndarray,
+    experiment: Experiment,
+    store: FeatureStore,
+    method: str,
+    head: ClusterHead,
+    seconds: Mapping[str, float],
+    **columns: Any,
+) -> Iterator[dict[str, Any]]:
+    """A row for each matching, with all of :data:`RUN_COLUMNS` that no ``columns`` replace.
+
+    Args:
+        counts: Pixels by cluster and class, shape ``(K, C)``.
+        experiment: Experiment, with the hyper-parameters of the fit.
+        store: Features that the method was fitted to.
+        method: Method, of :data:`neuralef.methods.REGISTRY`.
+        head: What was fitted.
+        seconds: Seconds of each step, by column.
+        columns: Further columns, the same in each row; ``images`` must be among them.
+    """
     made = provenance.measured_stamp(experiment.config.device, **seconds)
     steps = total_steps(len(store), experiment.config) if REGISTRY[method].needs_psi else 0
     for matching in MATCHINGS:
@@ -139,16 +163,20 @@ def _rows(bench: Workbench, experiment: Experiment, store: FeatureStore, method:
             "steps": steps,
             "method": method,
             "matching": matching,
-            "images": len(bench.dataset.ids("val")),
             **score_columns(experiment, score(counts, matching), num_clusters=head.num_clusters),
             **made,
+            **columns,
         }
 
 
-def _fitted(
-    bench: Workbench, experiment: Experiment, store: FeatureStore, method: str
+def fitted_to(
+    store: FeatureStore, bench: Workbench, experiment: Experiment, method: str
 ) -> tuple[ClusterHead, dict[str, float]]:
-    """The fitted method, and the seconds of psi's training and of the rest; psi comes from the cache if it is there."""
+    """A method fitted to a part of the ``train`` features, or to all of them.
+
+    Returns:
+        The fitted head, and seconds: ``train_s`` of psi, which comes from the cache if it is there, and ``cluster_s``.
+    """
     clusters, seed, config, recipe = experiment.clusters, experiment.seed, experiment.config, REGISTRY[method]
     if store is bench.train:  # as everything else fits it
         found = bench.fitted(method, clusters, seed, config)
@@ -205,12 +233,8 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
 def gain_table(rows: pd.DataFrame) -> pd.DataFrame:
     """:func:`gains`, points and in how many seeds they are positive: a row for each method, a column for each part."""
     found = gains(rows)
-    table = _by_part(found[found["method"] != BASELINE], "gain", _gain)
+    table = _by_part(found[found["method"] != BASELINE], "gain", mean_and_wins)
     return table.rename(columns={"method": f"method, against {method_title(BASELINE)}"})
-
-
-def _gain(values: Sequence[float]) -> str:
-    return f"{mean_and_spread(values, sign='+')} ({cases_won(values)})"
 
 
 def _by_part(found: pd.DataFrame, column: str, cell: Callable[[Sequence[float]], str]) -> pd.DataFrame:

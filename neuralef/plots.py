@@ -359,6 +359,28 @@ def class_scores(values: pd.DataFrame, *, xlabel: str) -> Figure:
     return figure
 
 
+def frame_times(values: pd.DataFrame, *, xlabel: str) -> Figure:
+    """When the frames of films were taken: a row for each drive, a tick for each frame, above the line or below it.
+
+    Args:
+        values: Frame of columns ``drive`` and ``split`` (both in the order to be drawn), and ``seconds``.
+        xlabel: Label of the horizontal axis.
+    """
+    if values.empty:
+        return nothing_run()
+    films, splits = list(dict.fromkeys(values["drive"])), sorted(set(values["split"]))
+    figure, axis = plt.subplots(figsize=(8, 0.7 * len(films) + 1.2), layout="constrained")
+    for number, (split, colour) in enumerate(zip(splits, (BLUE, ORANGE), strict=False)):
+        chosen = values[values["split"] == split]
+        places = chosen["drive"].map(films.index).to_numpy() + 0.36 * (number - (len(splits) - 1) / 2)
+        axis.vlines(chosen["seconds"], places - 0.16, places + 0.16, color=colour, linewidth=0.8, label=split)
+    _dress(axis, xlabel=xlabel, ticks=8, grid="x")
+    axis.set_yticks(range(len(films)), films)
+    axis.set_ylim(len(films) - 0.4, -0.6)
+    figure.legend(loc="outside upper center", ncols=len(splits), fontsize=8, frameon=False)
+    return figure
+
+
 def sorted_differences(values: np.ndarray, *, xlabel: str, ylabel: str) -> Figure:
     """Differences in ascending order around a zero line, losses and gains in two colours.
 

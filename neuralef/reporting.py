@@ -116,6 +116,11 @@ def cases_won(gains: Sequence[float]) -> str:
     return f"{(gains > 0).sum()} of {np.isfinite(gains).sum()}"
 
 
+def mean_and_wins(gains: Sequence[float]) -> str:
+    """Gains, which are fractions, as points and in how many cases they are positive: ``+1.2 ± 0.4 (4 of 5)``."""
+    return f"{mean_and_spread(gains, sign='+')} ({cases_won(gains)})"
+
+
 def captioned(frame: pd.DataFrame, caption: str) -> str:
     """A table of strings in Markdown, its caption below."""
     return f"{frame.to_markdown(index=False, disable_numparse=True)}\n\n{caption}"
