@@ -14,7 +14,7 @@ be had there is no workbench, and nothing is found.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from time import perf_counter
@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from neuralef import provenance
 from neuralef.clustering import ClusterHead, Method
-from neuralef.comparison import BASELINE, compare, experiment_ids
+from neuralef.comparison import BASELINE, EXTENSION, compare, experiment_ids
 from neuralef.datasets.base import IGNORE_LABEL
 from neuralef.errors import InputError
 from neuralef.evaluation import confusion, image_counts, score
@@ -125,7 +125,6 @@ def _alike(bench: Workbench, ids: Sequence[str]) -> float:
 
 def clip_table(found: pd.DataFrame) -> pd.DataFrame:
     """:func:`clips` as strings ready to print."""
-    percent = (100 * found["alike"]).map("{:.0f} %".format)
     return pd.DataFrame(
         {
             "split": found["split"],
@@ -133,11 +132,15 @@ def clip_table(found: pd.DataFrame) -> pd.DataFrame:
             "frames": found["frames"].astype(str),
             "first": found["first"].astype(str),
             "last": found["last"].astype(str),
-            "seconds, first to last": found["seconds"].map("{:.1f}".format),
-            "seconds between neighbours": found["apart"].map("{:.2f}".format),
-            "same class in the next frame": percent,
+            "seconds, first to last": _printed(found["seconds"], "{:.1f}"),
+            "seconds between neighbours": _printed(found["apart"], "{:.2f}"),
+            "same class in the next frame": _printed(100 * found["alike"], "{:.0f} %"),
         }
     )
+
+
+def _printed(values: pd.Series, form: str) -> pd.Series:
+    return values.map(lambda value: "not known" if pd.isna(value) else form.format(value))
 
 
 def figure_frames(bench: Workbench | None) -> pd.DataFrame:
@@ -391,8 +394,7 @@ def _table(found: pd.DataFrame, column: str, cell: Callable[[Sequence[float]], s
     means = of_drives.groupby(["method", "seed"], sort=False)[column].mean().reset_index().assign(drive=MEAN)
     everything = pd.concat([found[["drive", "method", "seed", column]], means])
     cells = everything.groupby(["method", "drive"], sort=False)[column].agg(lambda values: cell(list(values)))
-    order = [VAL, *sorted(of_drives["drive"].unique()), MEAN]
-    table = cells.unstack().loc[list(dict.fromkeys(found["method"])), order]
+    table = cells.unstack().loc[list(dict.fromkeys(found["method"])), [*_order(found), MEAN]]
     table.index = [method_title(method) for method in table.index]
     return table.rename_axis(columns=None).rename_axis("method").reset_index()
 
@@ -400,14 +402,13 @@ def _table(found: pd.DataFrame, column: str, cell: Callable[[Sequence[float]], s
 def figure_gains(found: pd.DataFrame) -> pd.DataFrame:
     """What :func:`neuralef.plots.seed_strips` draws: the gain of every seed and method, a panel for each drive."""
     others = found[found["method"] != BASELINE]
-    order = [VAL, *sorted(set(others["drive"]) - {VAL})]
-    others = others.sort_values("drive", key=lambda names: names.map(order.index), kind="stable")
+    others = others.sort_values("drive", key=lambda names: names.map(_order(found).index), kind="stable")
     titles = others["method"].map(method_title)
     return pd.DataFrame({"panel": others["drive"], "method": titles, "value": others["gain"]})
 
 
 def sentences(found: pd.DataFrame) -> list[str]:
-    """What the numbers say: gains on K-means on ``val`` and on drives left out, and whether both agree."""
+    """What the numbers say: gains on K-means on ``val`` and on drives left out; where Ours+ is above every K-means."""
     said = []
     of_drives = found[found["drive"] != VAL]
     for method in dict.fromkeys(found["method"]):
@@ -421,11 +422,18 @@ def sentences(found: pd.DataFrame) -> list[str]:
             f"{mean_and_spread(by_seed, sign='+')} over the drives left out, {agree}; higher in "
             f"{cases_won(left_out['gain'])} pairs of drive and seed, and in the mean of {cases_won(by_drive)} drives."
         )
+    if EXTENSION[0] in set(found["method"]):
+        said.append(_above_every_kmeans(found, EXTENSION[0]))
     return said
 
 
-def above_all(found: pd.DataFrame, method: Method, others: Sequence[Method]) -> Mapping[str, str]:
-    """In how many seeds a method is above every one of ``others``, by drive."""
+def _above_every_kmeans(found: pd.DataFrame, method: Method) -> str:
     scores = found.pivot(index=["drive", "seed"], columns="method", values="mean_iou")
-    ahead = scores[method] - scores[list(others)].max(axis=1)
-    return {drive: cases_won(of) for drive, of in ahead.groupby("drive")}
+    prepared = [name for name in scores.columns if name.startswith(BASELINE)]
+    ahead = scores[method] - scores[prepared].max(axis=1)
+    where = [f"{cases_won(ahead.loc[drive])} {'seeds ' * (drive == VAL)}on {drive}" for drive in _order(found)]
+    return f"{method_title(method)} is above every K-means in {', '.join(where)}."
+
+
+def _order(found: pd.DataFrame) -> list[str]:
+    return [VAL, *sorted(set(found["drive"]) - {VAL})]

@@ -61,8 +61,14 @@ _FIRST_PROVENANCE = _FIXED.index("git_sha")
 COLUMNS = (*_FIXED[:_FIRST_PROVENANCE], *PARAMETER_COLUMNS, *_FIXED[_FIRST_PROVENANCE:])
 CLASS_COLUMNS = (*KEY, "class", "iou")
 
-_AS_WRITTEN = {"keep_default_na": False, "float_precision": "round_trip"}
+_AS_WRITTEN = {"keep_default_na": False}
 """How pandas is to read: every number to its last digit, words such as ``none`` as words."""
+
+if tuple(map(int, pd.__version__.split(".")[:2])) < (
+    3,
+    1,
+):  # which since reads so by itself, and will refuse to be told
+    _AS_WRITTEN["float_precision"] = "round_trip"
 
 
 def parameter_columns(config: Config) -> dict[str, Any]:

@@ -75,6 +75,36 @@ def test_difference_is_that_of_the_literal_version():
     assert (by_default.low, by_default.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
 
 
+def literal_runs(images, draws, seed, block):
+    """How often each image enters each resample: runs of images are taken until there are enough."""
+    rng = np.random.default_rng(seed)
+    starts = rng.integers(images, size=(draws, -(-images // block)))
+    for of_draw in starts:
+        chosen = [(start + step) % images for start in of_draw for step in range(block)][:images]
+        yield [chosen.count(image) for image in range(images)]
+
+
+@pytest.mark.parametrize("block", [2, 3, 7])
+def test_runs_of_images_are_those_of_the_literal_version(block):
+    weights, _ = intervals._weights(7, 2, 40, 5, block)
+    assert weights.tolist() == list(literal_runs(7, 40, 5, block))
+
+
+def test_images_in_one_run_are_all_there_and_runs_of_one_are_single_images():
+    first, second = tables(1, seed=1), tables(1, seed=2)
+    whole = paired_difference_interval(first, second, draws=30, block=7)
+    assert (whole.low, whole.high) == pytest.approx((whole.estimate, whole.estimate))
+    single = paired_difference_interval(first, second, draws=30, block=1)
+    assert single == paired_difference_interval(first, second, draws=30)
+    assert single.low < single.estimate
+
+
+@pytest.mark.parametrize("block", [0, 8])
+def test_a_run_that_cannot_be_drawn_is_named(block):
+    with pytest.raises(ValueError, match=f"block is {block}; of 7 images 1 to 7"):
+        paired_difference_interval(tables(2), tables(2), block=block)
+
+
 def test_tables_too_large_to_hold_at_once_change_nothing(monkeypatch):
     runs = tables(2)
     whole = bootstrap_interval(runs, draws=20)

@@ -77,9 +77,10 @@ def test_whole_numbers_are_taken_for_any():
 
 
 def test_datasets_a_notebook_reads_are_those_it_is_given_or_its_own():
-    (source,), (plain,) = notebooks.sources("35"), notebooks.sources("13")
+    (source,), (film,), (plain,) = (notebooks.sources(number) for number in ("35", "37", "13"))
     assert notebooks.datasets_read(source, {}, "own") == ("own", "camvid")
     assert notebooks.datasets_read(source, {"datasets": ["a", "b"], "tuned_on": "b"}, "own") == ("a", "b")
+    assert notebooks.datasets_read(film, {}, "own") == ("own", "camvid")
     assert notebooks.datasets_read(plain, {}, "own") == ("own",)
 
 
