@@ -32,6 +32,7 @@ from neuralef.errors import InputError
 from neuralef.evaluation import confusion, image_counts, score
 from neuralef.experiments import read_image_tables, require_labels
 from neuralef.features import FeatureStore, extract
+from neuralef.intervals import student_interval
 from neuralef.methods import REGISTRY, check_methods
 from neuralef.photographs_study import COLUMNS as PART_COLUMNS
 from neuralef.photographs_study import fitted_to, scored
@@ -390,25 +391,37 @@ def gain_table(found: pd.DataFrame) -> pd.DataFrame:
 def _table(found: pd.DataFrame, column: str, cell: Callable[[Sequence[float]], str]) -> pd.DataFrame:
     if found.empty:
         return pd.DataFrame(columns=["method"])
-    of_drives = found[found["drive"] != VAL]
-    means = of_drives.groupby(["method", "seed"], sort=False)[column].mean().reset_index().assign(drive=MEAN)
-    everything = pd.concat([found[["drive", "method", "seed", column]], means])
-    cells = everything.groupby(["method", "drive"], sort=False)[column].agg(lambda values: cell(list(values)))
-    table = cells.unstack().loc[list(dict.fromkeys(found["method"])), [*_order(found), MEAN]]
+    cells = _with_means(found).groupby(["method", "drive"], sort=False)[column].agg(lambda values: cell(list(values)))
+    table = cells.unstack().loc[list(dict.fromkeys(found["method"])), _order(found)]
     table.index = [method_title(method) for method in table.index]
     return table.rename_axis(columns=None).rename_axis("method").reset_index()
 
 
+def _with_means(found: pd.DataFrame) -> pd.DataFrame:
+    """The cases, and those of :data:`MEAN`: what each method has in the mean of the drives, seed by seed."""
+    of_drives = found[found["drive"] != VAL].groupby(["method", "seed"], sort=False)
+    return pd.concat([found, of_drives[["mean_iou", "gain"]].mean().reset_index().assign(drive=MEAN)])
+
+
+def _order(found: pd.DataFrame) -> list[str]:
+    return [VAL, *sorted(set(found["drive"]) - {VAL}), MEAN]
+
+
 def figure_gains(found: pd.DataFrame) -> pd.DataFrame:
-    """What :func:`neuralef.plots.seed_strips` draws: the gain of every seed and method, a panel for each drive."""
-    others = found[found["method"] != BASELINE]
+    """What :func:`neuralef.plots.seed_strips` draws: every gain, a panel for ``val``, each drive, and their mean."""
+    if found.empty:
+        return pd.DataFrame(columns=["panel", "method", "value"])
+    others = _with_means(found[found["method"] != BASELINE])
     others = others.sort_values("drive", key=lambda names: names.map(_order(found).index), kind="stable")
     titles = others["method"].map(method_title)
     return pd.DataFrame({"panel": others["drive"], "method": titles, "value": others["gain"]})
 
 
 def sentences(found: pd.DataFrame) -> list[str]:
-    """What the numbers say: gains on K-means on ``val`` and on drives left out; where Ours+ is above every K-means."""
+    """What the numbers say: gains on K-means on ``val`` and on drives left out; where Ours+ is above every K-means.
+
+    Intervals are of 95 %, by Student's t over seeds: what other streets would give is not in them.
+    """
     said = []
     of_drives = found[found["drive"] != VAL]
     for method in dict.fromkeys(found["method"]):
@@ -416,11 +429,12 @@ def sentences(found: pd.DataFrame) -> list[str]:
             continue
         on_val, left_out = (of.loc[of["method"] == method] for of in (found[found["drive"] == VAL], of_drives))
         by_seed, by_drive = (left_out.groupby(name)["gain"].mean() for name in ("seed", "drive"))
-        agree = "which agree in sign" if on_val["gain"].mean() * by_seed.mean() > 0 else "which differ in sign"
+        on_val, on_drives = (student_interval(gains) for gains in (on_val["gain"], by_seed))
         said.append(
-            f"{method_title(method)} against K-means: {mean_and_spread(on_val['gain'], sign='+')} points on val, "
-            f"{mean_and_spread(by_seed, sign='+')} over the drives left out, {agree}; higher in "
-            f"{cases_won(left_out['gain'])} pairs of drive and seed, and in the mean of {cases_won(by_drive)} drives."
+            f"{method_title(method)} against K-means: {mean_and_interval(on_val, sign='+')} points on val, "
+            f"{mean_and_interval(on_drives, sign='+')} in the mean of the drives left out, where the interval "
+            f"{on_drives.says_of(0)}; higher in {cases_won(left_out['gain'])} pairs of drive and seed, and in the mean "
+            f"of {cases_won(by_drive)} drives."
         )
     if EXTENSION[0] in set(found["method"]):
         said.append(_above_every_kmeans(found, EXTENSION[0]))
@@ -431,9 +445,5 @@ def _above_every_kmeans(found: pd.DataFrame, method: Method) -> str:
     scores = found.pivot(index=["drive", "seed"], columns="method", values="mean_iou")
     prepared = [name for name in scores.columns if name.startswith(BASELINE)]
     ahead = scores[method] - scores[prepared].max(axis=1)
-    where = [f"{cases_won(ahead.loc[drive])} {'seeds ' * (drive == VAL)}on {drive}" for drive in _order(found)]
+    where = [f"{cases_won(ahead.loc[drive])} {'seeds ' * (drive == VAL)}on {drive}" for drive in _order(found)[:-1]]
     return f"{method_title(method)} is above every K-means in {', '.join(where)}."
-
-
-def _order(found: pd.DataFrame) -> list[str]:
-    return [VAL, *sorted(set(found["drive"]) - {VAL})]

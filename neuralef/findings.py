@@ -20,7 +20,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+
+from neuralef.intervals import student_interval
 
 Outcome = Literal["holds", "does not hold", "undecided", "not run"]
 Region = Literal["above", "within", "beyond"]
@@ -144,11 +145,8 @@ class Difference:
 
     def interval(self) -> tuple[float, float]:
         """Where the mean difference lies with 95 % confidence, by Student's t over the seeds; of one run, anywhere."""
-        n = len(self.values)
-        if n == 1:
-            return -math.inf, math.inf
-        half = stdtrit(n - 1, 0.975) * np.std(self.values, ddof=1) / math.sqrt(n)
-        return self.mean - half, self.mean + half
+        found = student_interval(self.values)
+        return found.low, found.high
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ as wide as Student's with five runs and holds the mean in 84 % of cases, with th
 simulated normal samples; notebook ``30`` has a simulation of its own).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 from neuralef.evaluation import score
 
@@ -137,6 +139,15 @@ def paired_difference_interval(
     before, after = (_resampled(runs, max_iou_score, image_weights) for runs in (first, second))
     estimate = np.mean(_estimates(second)) - np.mean(_estimates(first))
     return _interval(float(estimate), _mean_over_runs(after - before, run_weights), level)
+
+
+def student_interval(values: Sequence[float]) -> Interval:
+    """Interval of 95 % of a mean by Student's t, from independent values such as runs; of a single one, anywhere."""
+    n, mean = len(values), float(np.mean(values))
+    if n == 1:
+        return Interval(mean, -math.inf, math.inf)
+    half = stdtrit(n - 1, 0.975) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half)
 
 
 def paired_gains(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[float, ...]:

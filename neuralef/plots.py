@@ -172,12 +172,13 @@ def correlations(values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) 
     return figure
 
 
-def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
+def seed_strips(values: pd.DataFrame, *, ylabel: str, gains: bool = False) -> Figure:
     """Every seed of every method as a dot, the mean as a bar; every panel has a scale of its own.
 
     Args:
         values: Frame of columns ``panel``, ``method`` (in the order to be drawn) and ``value`` (a fraction).
         ylabel: Label of the vertical axis: what the values are.
+        gains: Whether values are differences: then they are signed points, on one scale, beside a line at 0.
     """
     if values.empty:
         return nothing_run()
@@ -185,8 +186,11 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
     palette = {method: colour for method, (colour, _) in _looks(methods).items()}
     if len(methods) > len(COLOURS):  # two of one colour would seem to belong together
         palette = dict.fromkeys(methods, BLUE)
-    figure, axes = _panels(len(panels), (3.2 * len(panels), 3))
+    width = 2.6 if gains else 3.2  # one scale for all takes less room
+    figure, axes = _panels(len(panels), (width * len(panels), 3), sharey=gains)
     for axis, panel in zip(axes.flat, panels, strict=True):
+        if gains:
+            axis.axhline(0, color="0.6", linewidth=0.8)
         for method, seeds in values[values["panel"] == panel].groupby("method", sort=False)["value"]:
             place = methods.index(method)
             axis.hlines(seeds.mean(), place - 0.3, place + 0.3, color=palette[method], linewidth=2.5)
@@ -198,7 +202,7 @@ def seed_strips(values: pd.DataFrame, *, ylabel: str) -> Figure:
         axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right", fontsize=8)
         axis.set_xlim(-0.6, len(methods) - 0.4)
         axis.grid(axis="y", alpha=0.3)
-        axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.1f}" if gains else f"{100 * value:g}%")
     axes[0, 0].set_ylabel(ylabel)
     return figure
 

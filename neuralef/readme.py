@@ -75,6 +75,7 @@ def blocks(quick: Path | None = None) -> dict[str, str]:
         "timing": timing_sentence(results),
         "float32": float32_sentence(in_float32),
         "methods": methods_table(methods),
+        "drives": table_block(studies, "37_gains"),
         "photographs": table_block(studies, "36_scores"),
         "audit": table_block(studies, "30_differences"),
         "audit_gpu": table_block(bench / "audit_gpu", "30_differences"),

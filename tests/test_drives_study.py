@@ -197,6 +197,7 @@ def test_without_the_dataset_there_is_nothing(tmp_path):
     for table in (drives_study.score_table(cases), drives_study.gain_table(cases), drives_study.clips(None)):
         assert table.empty
     assert drives_study.figure_frames(None).empty
+    assert drives_study.figure_gains(cases).empty
     assert drives_study.intervals(pd.DataFrame(), tmp_path, METHODS, [1]).empty
     assert list(drives_study.examples(None, 3)) == []
 
@@ -264,14 +265,16 @@ def test_gains_are_those_of_the_same_drive_and_seed(cases):
         "mean of drives": ["+2.0 ± 0.0 (2 of 2)"],
     }
     drawn = drives_study.figure_gains(cases)
-    assert drawn["panel"].unique().tolist() == ["val", "a", "b"]
+    assert drawn["panel"].unique().tolist() == ["val", "a", "b", "mean of drives"]
     assert drawn["method"].unique().tolist() == ["Ours"]
+    assert drawn.loc[drawn["panel"] == "mean of drives", "value"].tolist() == pytest.approx([0.02, 0.02])
 
 
 def test_sentences_say_what_the_numbers_say(cases):
     assert drives_study.sentences(cases) == [
-        "Ours against K-means: -0.5 ± 0.7 points on val, +2.0 ± 0.0 over the drives left out, which differ in sign; "
-        "higher in 3 of 4 pairs of drive and seed, and in the mean of 2 of 2 drives."
+        "Ours against K-means: -0.5 (-6.9 to +5.9) points on val, +2.0 (+2.0 to +2.0) in the mean of the drives left "
+        "out, where the interval excludes 0; higher in 3 of 4 pairs of drive and seed, and in the mean of 2 of 2 "
+        "drives."
     ]
 
 
