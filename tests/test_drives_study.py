@@ -13,6 +13,8 @@ from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, score
 from neuralef.experiments import run_experiment
 from neuralef.methods import REGISTRY
+from neuralef.paths import reference_root
+from neuralef.results import read_results, read_rows
 from neuralef.segmentation import segment_store
 from neuralef.workbench import open_workbench
 
@@ -289,3 +291,14 @@ def test_gains_need_kmeans(cases):
     others = cases[cases["method"] == "ours"].assign(matching="max_iou")
     with pytest.raises(InputError, match="gains are on kmeans, which was not run"):
         beside_val(others[others["drive"] != "val"], others[others["drive"] == "val"])
+
+
+def test_the_committed_tables_are_those_of_the_committed_rows():
+    folder = reference_root("studies")
+    rows = read_rows(folder / drives_study.FILE, drives_study.COLUMNS, text=["part_id", "drive", "git_sha"])
+    assert rows.groupby(["drive", "method", "matching"])["seed"].nunique().eq(5).all()
+    on_val = read_results(folder / "results.csv")
+    on_val = on_val[(on_val["dataset"] == "camvid") & on_val["method"].isin(rows["method"])]
+    found = beside_val(rows, on_val)
+    for stem, table in (("37_scores", drives_study.score_table), ("37_gains", drives_study.gain_table)):
+        pd.testing.assert_frame_equal(pd.read_csv(folder / "tables" / f"{stem}.csv"), table(found), check_dtype=False)
