@@ -226,9 +226,15 @@ def intervals(
     Returns:
         Strings ready to print: a row for each method, a column for each length; ``frames`` and ``independent``, number
         of images, and of those that tell something new of its accuracy (:func:`independent_frames`).
+
+    Raises:
+        InputError: If a run is longer than there are frames, or below 1.
     """
+    images = int(rows["images"].min()) if len(rows) else 0
+    if images and not all(1 <= block <= images for block in runs):
+        raise InputError(f"runs are {list(runs)}; of {images} frames 1 to {images} can be drawn together")
     table = []
-    for method in [method for method in methods if method != BASELINE and len(rows)]:
+    for method in [method for method in methods if method != BASELINE and images]:
         found = [compare(rows, out, method, BASELINE, draws=draws, block=block) for block in runs]
         gains = accuracy_gains(rows, out, method)
         table.append(
@@ -316,13 +322,11 @@ class _Evaluated:
     def features(self, head: ClusterHead) -> FeatureStore:
         """Of all frames: the ``train`` features, or those of shifted views."""
         bench, views = self.bench, head.views
+        if views == 1:
+            return bench.train
         if views not in self._stores:
-            self._stores[views] = (
-                bench.train
-                if views == 1
-                else extract(
-                    bench.train_dataset, "train", bench.backbone, bench.config, views=views, progress=bench.progress
-                )
+            self._stores[views] = extract(
+                bench.dataset, "train", bench.backbone, bench.config, views=views, progress=bench.progress
             )
         return self._stores[views]
 

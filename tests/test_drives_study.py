@@ -221,6 +221,11 @@ def test_frames_that_repeat_each_other_widen_the_interval(bench, tmp_path, monke
     assert (ends["in runs of 10"] > ends["one by one"]).all()
 
 
+def test_runs_longer_than_the_film_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"runs are \[1, 4\]; of 3 frames 1 to 3 can be drawn together"):
+        drives_study.intervals(pd.DataFrame({"images": [3, 3]}), tmp_path, METHODS, [1, 4])
+
+
 def _ends(cell):
     return cell[cell.index("(") + 1 : -1].split(" to ")
 
