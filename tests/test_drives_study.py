@@ -213,7 +213,7 @@ def test_frames_that_repeat_each_other_widen_the_interval(bench, tmp_path, monke
 
     for module in ("drives_study", "comparison"):
         monkeypatch.setattr(f"neuralef.{module}.read_image_tables", repeated)
-    found = drives_study.intervals(rows, tmp_path, METHODS, [1, 10], draws=200)
+    found = drives_study.intervals(rows.assign(images=30), tmp_path, METHODS, [1, 10], draws=200)
     assert found["method"].tolist() == ["Ours", "Ours+"]
     assert found["frames"].tolist() == ["30", "30"]
     assert (found["independent"].astype(int) < 10).all()
