@@ -484,6 +484,23 @@ def _by_method(rows: pd.DataFrame) -> list[tuple[Method, pd.DataFrame]]:
     return [(method, chosen) for method, chosen in found if len(chosen)]
 
 
+def gains_on_baseline(found: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
+    """The rows, with what each has in mIoU on K-means as column ``gain``, a fraction.
+
+    Args:
+        found: Rows of columns ``method``, ``mean_iou`` and those of ``within``, of one matching.
+        within: Columns that a row shares with the row of K-means that it is compared with.
+
+    Raises:
+        InputError: If K-means was not run.
+    """
+    if BASELINE not in set(found["method"]):
+        raise InputError(f"gains are on {BASELINE}, which was not run; name it among the methods")
+    reference = found[found["method"] == BASELINE].set_index(list(within))["mean_iou"]
+    pairs = pd.MultiIndex.from_frame(found[list(within)])
+    return found.assign(gain=found["mean_iou"].to_numpy() - reference.loc[pairs].to_numpy())
+
+
 def experiment_ids(rows: pd.DataFrame, method: Method) -> list[str]:
     """Ids of the experiments of rows of ``results.csv`` in which a method was run, by seed."""
     return list(dict.fromkeys(rows[rows["method"] == method].sort_values("seed")["experiment_id"]))

@@ -1,11 +1,11 @@
-"""What scores on frames of a film can say: drives left out, and frames drawn in runs (notebook 37).
+"""What scores on frames of a film can say: drives left out, and frames drawn in blocks (notebook 37).
 
 CamVid's frames come from a few drives, and the ``val`` split of the SegNet tutorial is one clip of seconds. Two things
 follow, and both are measured here:
 
 - neighbouring frames show the same street, so that an interval which draws frames one by one, as for photographs, is
-  too narrow: :func:`intervals` draws runs of them as well, and :func:`independent_frames` says how many frames there
-  would be if each told something new;
+  too narrow: :func:`intervals` draws blocks of them as well, and :func:`effective_sample_size` says how many frames
+  there would be if each told something new;
 - what holds on one street may not hold on another: :func:`run` leaves out one drive of ``train`` at a time, fits every
   method to the others, and scores it on the drive left out.
 
@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from neuralef import provenance
 from neuralef.clustering import ClusterHead, Method
-from neuralef.comparison import BASELINE, EXTENSION, compare, experiment_ids
+from neuralef.comparison import BASELINE, EXTENSION, compare, experiment_ids, gains_on_baseline
 from neuralef.datasets.base import IGNORE_LABEL
 from neuralef.errors import InputError
 from neuralef.evaluation import confusion, image_counts, score
@@ -49,7 +49,7 @@ FRAME_RATE = 30
 """Frames a second of CamVid's films, which the numbers in its ids count (Brostow, Fauqueur and Cipolla, 2009)."""
 
 PARTS = 3
-"""Runs of frames that a set of a single drive is parted in."""
+"""Parts, of frames in a row, that a set of a single drive is left out in."""
 
 VAL = "val"
 """Name of the ``val`` split beside those of the drives."""
@@ -168,7 +168,7 @@ def examples(bench: Workbench | None, shown: int) -> Iterator[tuple[str, str, np
             yield split, ids[position], bench.image(ids[position])
 
 
-def independent_frames(values: np.ndarray) -> float:
+def effective_sample_size(values: np.ndarray) -> float:
     r"""Number of independent values whose mean is as uncertain as that of a series.
 
     :math:`N / (1 + 2 \sum_k \rho_k)` with the autocorrelations :math:`\rho_k`, up to the first that is not positive
@@ -212,39 +212,39 @@ def _accuracies(tables: np.ndarray) -> np.ndarray:
 
 
 def intervals(
-    rows: pd.DataFrame, out: Path, methods: Sequence[Method], runs: Sequence[int], *, draws: int = 1000
+    rows: pd.DataFrame, out: Path, methods: Sequence[Method], blocks: Sequence[int], *, draws: int = 1000
 ) -> pd.DataFrame:
-    """Difference of each method to K-means in mIoU with its 95 % interval, frames drawn in runs of several lengths.
+    """Difference of each method to K-means in mIoU with its 95 % interval, frames drawn in blocks of several lengths.
 
     Args:
         rows: Rows of ``results.csv``, of one dataset and setting.
         out: Results folder, with the counts of every image.
         methods: Methods to compare; K-means itself is passed over.
-        runs: Numbers of frames that are drawn together; 1: one by one.
+        blocks: Numbers of frames that are drawn together; 1: one by one.
         draws: Number of bootstrap resamples.
 
     Returns:
-        Strings ready to print: a row for each method, a column for each length; ``frames`` and ``independent``, number
-        of images, and of those that tell something new of its accuracy (:func:`independent_frames`).
+        Strings ready to print: a row for each method, a column for each length of the blocks, and the number of frames
+        and the :func:`effective_sample_size` of its gain in accuracy on K-means.
 
     Raises:
-        InputError: If a run is longer than there are frames, or below 1.
+        InputError: If a block is longer than there are frames, or below 1.
     """
     images = int(rows["images"].min()) if len(rows) else 0
-    if images and not all(1 <= block <= images for block in runs):
-        raise InputError(f"runs are {list(runs)}; of {images} frames 1 to {images} can be drawn together")
+    if images and not all(1 <= block <= images for block in blocks):
+        raise InputError(f"blocks are {list(blocks)}; of {images} frames 1 to {images} can be drawn together")
     table = []
     for method in [method for method in methods if method != BASELINE and images]:
-        found = [compare(rows, out, method, BASELINE, draws=draws, block=block) for block in runs]
+        found = [compare(rows, out, method, BASELINE, draws=draws, block=block) for block in blocks]
         gains = accuracy_gains(rows, out, method)
         table.append(
             {
                 "method": method_title(method),
                 "frames": str(len(gains)),
-                "independent": f"{independent_frames(gains):.0f}",
+                "effective sample size": f"{effective_sample_size(gains):.0f}",
                 **{
-                    f"in runs of {block}" if block > 1 else "one by one": mean_and_interval(one.interval, sign="+")
-                    for block, one in zip(runs, found, strict=True)
+                    f"in blocks of {block}" if block > 1 else "one by one": mean_and_interval(one.interval, sign="+")
+                    for block, one in zip(blocks, found, strict=True)
                 },
             }
         )
@@ -368,16 +368,12 @@ def beside_val(rows: pd.DataFrame, val_rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=CASES)
     found = pd.concat([val_rows.assign(drive=VAL), rows])[["drive", "matching", *CASES[1:-1]]]
     found = found[found["matching"] == "max_iou"].drop(columns="matching")
-    if BASELINE not in set(found["method"]):
-        raise InputError(f"gains are on {BASELINE}, which was not run; name it among the methods")
     place = found["method"].map(list(REGISTRY).index)
     found = found.assign(place=place).sort_values(["place", "seed"], kind="stable").drop(columns="place")
-    reference = found[found["method"] == BASELINE].set_index(["drive", "seed"])["mean_iou"]
-    pairs = pd.MultiIndex.from_frame(found[["drive", "seed"]])
-    return found.assign(gain=found["mean_iou"].to_numpy() - reference.loc[pairs].to_numpy()).reset_index(drop=True)
+    return gains_on_baseline(found, ["drive", "seed"]).reset_index(drop=True)
 
 
-CASES = ("drive", "method", "seed", "accuracy", "mean_iou", "gain")
+CASES = ("drive", "method", "seed", "mean_iou", "gain")
 """Columns of :func:`beside_val`; ``gain`` is in mIoU on K-means of the same drive and seed, all of them fractions."""
 
 
@@ -427,13 +423,14 @@ def sentences(found: pd.DataFrame) -> list[str]:
     Intervals are of 95 %, by Student's t over seeds: what other streets would give is not in them.
     """
     said = []
-    of_drives = found[found["drive"] != VAL]
     for method in dict.fromkeys(found["method"]):
         if method == BASELINE:
             continue
-        on_val, left_out = (of.loc[of["method"] == method] for of in (found[found["drive"] == VAL], of_drives))
+        of_method = found[found["method"] == method]
+        left_out = of_method[of_method["drive"] != VAL]
         by_seed, by_drive = (left_out.groupby(name)["gain"].mean() for name in ("seed", "drive"))
-        on_val, on_drives = (student_interval(gains) for gains in (on_val["gain"], by_seed))
+        on_val = student_interval(of_method.loc[of_method["drive"] == VAL, "gain"])
+        on_drives = student_interval(by_seed)
         said.append(
             f"{method_title(method)} against K-means: {mean_and_interval(on_val, sign='+')} points on val, "
             f"{mean_and_interval(on_drives, sign='+')} in the mean of the drives left out, where the interval "

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from neuralef import provenance
 from neuralef.clustering import ClusterHead
-from neuralef.comparison import BASELINE
+from neuralef.comparison import BASELINE, gains_on_baseline
 from neuralef.config import Config
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, score
@@ -222,12 +222,7 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
     Raises:
         InputError: If K-means was not run.
     """
-    found = titled(rows)
-    if BASELINE not in set(found["method"]):
-        raise InputError(f"gains are on {BASELINE}, which was not run; name it among the methods")
-    reference = found[found["method"] == BASELINE].set_index(["photographs", "seed"])["mean_iou"]
-    pairs = pd.MultiIndex.from_frame(found[["photographs", "seed"]])
-    return found.assign(gain=found["mean_iou"].to_numpy() - reference.loc[pairs].to_numpy())
+    return gains_on_baseline(titled(rows), ["photographs", "seed"])
 
 
 def gain_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -367,7 +367,8 @@ def frame_times(values: pd.DataFrame, *, xlabel: str) -> Figure:
     """When the frames of films were taken: a row for each drive, a tick for each frame, above the line or below it.
 
     Args:
-        values: Frame of columns ``drive`` and ``split`` (both in the order to be drawn), and ``seconds``.
+        values: Frame of columns ``drive`` (in the order to be drawn), ``split`` (of which there are two at most) and
+            ``seconds``.
         xlabel: Label of the horizontal axis.
     """
     if values.empty:

@@ -64,10 +64,8 @@ CLASS_COLUMNS = (*KEY, "class", "iou")
 _AS_WRITTEN = {"keep_default_na": False}
 """How pandas is to read: every number to its last digit, words such as ``none`` as words."""
 
-if tuple(map(int, pd.__version__.split(".")[:2])) < (
-    3,
-    1,
-):  # which since reads so by itself, and will refuse to be told
+_PANDAS = tuple(map(int, pd.__version__.split(".")[:2]))
+if _PANDAS < (3, 1):  # later versions read so anyway, and refuse to be told
     _AS_WRITTEN["float_precision"] = "round_trip"
 
 

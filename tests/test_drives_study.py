@@ -8,7 +8,7 @@ from small import CONFIG, EXPERIMENT
 
 from neuralef import drives_study
 from neuralef.datasets.base import IGNORE_LABEL
-from neuralef.drives_study import beside_val, drives, frame_of, independent_frames, run
+from neuralef.drives_study import beside_val, drives, effective_sample_size, frame_of, run
 from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, score
 from neuralef.experiments import run_experiment
@@ -112,9 +112,9 @@ def test_examples_lie_at_even_distances(film):
 
 def test_independent_values_count_whole_and_repeated_ones_once():
     values = np.random.default_rng(0).normal(size=20000)
-    assert independent_frames(values) == pytest.approx(len(values), rel=0.1)
-    assert independent_frames(np.repeat(values, 8)) == pytest.approx(len(values), rel=0.1)
-    assert independent_frames(np.ones(9)) == 9
+    assert effective_sample_size(values) == pytest.approx(len(values), rel=0.1)
+    assert effective_sample_size(np.repeat(values, 8)) == pytest.approx(len(values), rel=0.1)
+    assert effective_sample_size(np.ones(9)) == 9
 
 
 def test_a_series_that_remembers_counts_as_its_theory_says():
@@ -122,7 +122,7 @@ def test_a_series_that_remembers_counts_as_its_theory_says():
     values = np.zeros(100000)
     for index in range(1, len(values)):
         values[index] = memory * values[index - 1] + rng.normal()
-    assert independent_frames(values) == pytest.approx(len(values) * (1 - memory) / (1 + memory), rel=0.15)
+    assert effective_sample_size(values) == pytest.approx(len(values) * (1 - memory) / (1 + memory), rel=0.15)
 
 
 def test_each_drive_is_scored_by_what_was_fitted_to_the_others(bench, tmp_path, monkeypatch):
@@ -216,13 +216,13 @@ def test_frames_that_repeat_each_other_widen_the_interval(bench, tmp_path, monke
     found = drives_study.intervals(rows.assign(images=30), tmp_path, METHODS, [1, 10], draws=200)
     assert found["method"].tolist() == ["Ours", "Ours+"]
     assert found["frames"].tolist() == ["30", "30"]
-    assert (found["independent"].astype(int) < 10).all()
-    ends = found[["one by one", "in runs of 10"]].map(lambda cell: np.diff([float(x) for x in _ends(cell)]).item())
-    assert (ends["in runs of 10"] > ends["one by one"]).all()
+    assert (found["effective sample size"].astype(int) < 10).all()
+    ends = found[["one by one", "in blocks of 10"]].map(lambda cell: np.diff([float(x) for x in _ends(cell)]).item())
+    assert (ends["in blocks of 10"] > ends["one by one"]).all()
 
 
-def test_runs_longer_than_the_film_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"runs are \[1, 4\]; of 3 frames 1 to 3 can be drawn together"):
+def test_blocks_longer_than_the_film_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"blocks are \[1, 4\]; of 3 frames 1 to 3 can be drawn together"):
         drives_study.intervals(pd.DataFrame({"images": [3, 3]}), tmp_path, METHODS, [1, 4])
 
 
@@ -243,7 +243,7 @@ def cases():
     }
     found = pd.DataFrame(
         [
-            {"drive": drive, "method": method, "matching": matching, "seed": seed, "accuracy": 0.5, "mean_iou": value}
+            {"drive": drive, "method": method, "matching": matching, "seed": seed, "mean_iou": value}
             for (drive, method), values in scores.items()
             for seed, value in enumerate(values)
             for matching in ("max_iou", "hungarian")

@@ -75,8 +75,8 @@ def test_difference_is_that_of_the_literal_version():
     assert (by_default.low, by_default.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
 
 
-def literal_runs(images, draws, seed, block):
-    """How often each image enters each resample: runs of images are taken until there are enough."""
+def literal_blocks(images, draws, seed, block):
+    """How often each image enters each resample: blocks of images are taken until there are enough."""
     rng = np.random.default_rng(seed)
     starts = rng.integers(images, size=(draws, -(-images // block)))
     for of_draw in starts:
@@ -85,12 +85,12 @@ def literal_runs(images, draws, seed, block):
 
 
 @pytest.mark.parametrize("block", [2, 3, 7])
-def test_runs_of_images_are_those_of_the_literal_version(block):
+def test_blocks_of_images_are_those_of_the_literal_version(block):
     weights, _ = intervals._weights(7, 2, 40, 5, block)
-    assert weights.tolist() == list(literal_runs(7, 40, 5, block))
+    assert weights.tolist() == list(literal_blocks(7, 40, 5, block))
 
 
-def test_images_in_one_run_are_all_there_and_runs_of_one_are_single_images():
+def test_images_in_one_block_are_all_there_and_blocks_of_one_are_single_images():
     first, second = tables(1, seed=1), tables(1, seed=2)
     whole = paired_difference_interval(first, second, draws=30, block=7)
     assert (whole.low, whole.high) == pytest.approx((whole.estimate, whole.estimate))
@@ -100,7 +100,7 @@ def test_images_in_one_run_are_all_there_and_runs_of_one_are_single_images():
 
 
 @pytest.mark.parametrize("block", [0, 8])
-def test_a_run_that_cannot_be_drawn_is_named(block):
+def test_a_block_that_cannot_be_drawn_is_named(block):
     with pytest.raises(ValueError, match=f"block is {block}; of 7 images 1 to 7"):
         paired_difference_interval(tables(2), tables(2), block=block)
 
