@@ -136,8 +136,8 @@ def run(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: kmeans, kmeans_centred, kmeans_pca, deep_spectral, spectral, ours, ours_star, "
-            "ours_plus."
+            help="Comma-separated: kmeans, kmeans_centred, kmeans_pca, kmeans_plus, deep_spectral, spectral, ours, "
+            "ours_star, ours_plus."
         ),
     ] = "kmeans,ours,ours_star",
     clusters: Clusters = None,

@@ -26,7 +26,15 @@ from neuralef.spectral import RESTARTS, LandmarkEigenvectors, landmark_eigenvect
 from neuralef.upsampling import Guide
 
 Method = Literal[
-    "kmeans", "kmeans_centred", "kmeans_pca", "spectral", "deep_spectral", "ours", "ours_star", "ours_plus"
+    "kmeans",
+    "kmeans_centred",
+    "kmeans_pca",
+    "kmeans_plus",
+    "deep_spectral",
+    "spectral",
+    "ours",
+    "ours_star",
+    "ours_plus",
 ]
 
 SAMPLED_NUMBERS = 2_000_000_000

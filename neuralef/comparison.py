@@ -60,8 +60,11 @@ NOT_MEASURED = "not measured"
 
 BASELINE: Method = "kmeans"
 EXACT: Method = "spectral"
-EXTENSION: tuple[Method, Method] = ("ours_plus", "ours_star")
-"""A method, and the one that it adds to."""
+PREPARATIONS: tuple[Method, ...] = ("kmeans", "kmeans_centred", "kmeans_pca")
+"""K-means on the backbone's features, however they are prepared: what Ours+ is to be above."""
+PLUS: Method = "ours_plus"
+EXTENDED: tuple[Method, ...] = ("ours_star", "kmeans_plus")
+"""What :data:`PLUS` adds its parts to, and what has the same parts without psi."""
 
 TIMED_IMAGES = 32
 
@@ -284,11 +287,11 @@ def compare(
 
 
 def compare_all(rows: pd.DataFrame, out: Path, *, draws: int = 1000) -> list[PairedDifference]:
-    """Every method against K-means, those on psi against exact eigenvectors, Ours+ against Ours*: :func:`compare`."""
+    """Every method against K-means, those on psi against exact eigenvectors, Ours+ against :data:`EXTENDED`."""
     names = [method for method, _ in _by_method(rows)]
     pairs = [(name, BASELINE) for name in names if name != BASELINE]
     pairs += [(name, EXACT) for name in names if REGISTRY[name].needs_psi]
-    pairs += [EXTENSION]
+    pairs += [(PLUS, name) for name in EXTENDED]
     return [compare(rows, out, *pair, draws=draws) for pair in pairs if {*pair} <= {*names}]
 
 

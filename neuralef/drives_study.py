@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from neuralef import provenance
 from neuralef.clustering import ClusterHead, Method
-from neuralef.comparison import BASELINE, EXTENSION, compare, experiment_ids, gains_on_baseline
+from neuralef.comparison import BASELINE, EXTENDED, PLUS, PREPARATIONS, compare, experiment_ids, gains_on_baseline
 from neuralef.datasets.base import IGNORE_LABEL
 from neuralef.errors import InputError
 from neuralef.evaluation import confusion, image_counts, score
@@ -422,29 +422,33 @@ def sentences(found: pd.DataFrame) -> list[str]:
 
     Intervals are of 95 %, by Student's t over seeds: what other streets would give is not in them.
     """
-    said = []
-    for method in dict.fromkeys(found["method"]):
-        if method == BASELINE:
-            continue
-        of_method = found[found["method"] == method]
-        left_out = of_method[of_method["drive"] != VAL]
-        by_seed, by_drive = (left_out.groupby(name)["gain"].mean() for name in ("seed", "drive"))
-        on_val = student_interval(of_method.loc[of_method["drive"] == VAL, "gain"])
-        on_drives = student_interval(by_seed)
-        said.append(
-            f"{method_title(method)} against K-means: {mean_and_interval(on_val, sign='+')} points on val, "
-            f"{mean_and_interval(on_drives, sign='+')} in the mean of the drives left out, where the interval "
-            f"{on_drives.says_of(0)}; higher in {cases_won(left_out['gain'])} pairs of drive and seed, and in the mean "
-            f"of {cases_won(by_drive)} drives."
-        )
-    if EXTENSION[0] in set(found["method"]):
-        said.append(_above_every_kmeans(found, EXTENSION[0]))
+    if found.empty:
+        return []
+    scores = found.pivot(index=["drive", "seed"], columns="method", values="mean_iou")
+    methods = list(dict.fromkeys(found["method"]))
+    said = [_against(scores, method, BASELINE) for method in methods if method != BASELINE]
+    if PLUS in methods:
+        said += [_against(scores, PLUS, other) for other in EXTENDED if other in methods]
+        said.append(_above_every_kmeans(scores, PLUS))
     return said
 
 
-def _above_every_kmeans(found: pd.DataFrame, method: Method) -> str:
-    scores = found.pivot(index=["drive", "seed"], columns="method", values="mean_iou")
-    prepared = [name for name in scores.columns if name.startswith(BASELINE)]
-    ahead = scores[method] - scores[prepared].max(axis=1)
-    where = [f"{cases_won(ahead.loc[drive])} {'seeds ' * (drive == VAL)}on {drive}" for drive in _order(found)[:-1]]
-    return f"{method_title(method)} is above every K-means in {', '.join(where)}."
+def _against(scores: pd.DataFrame, method: Method, other: Method) -> str:
+    gains = scores[method] - scores[other]
+    left_out = gains.drop(index=VAL, level="drive")
+    by_seed, by_drive = (left_out.groupby(level).mean() for level in ("seed", "drive"))
+    on_val, on_drives = student_interval(gains.loc[VAL]), student_interval(by_seed)
+    return (
+        f"{method_title(method)} against {method_title(other)}: {mean_and_interval(on_val, sign='+')} points on val, "
+        f"{mean_and_interval(on_drives, sign='+')} in the mean of the drives left out, where the interval "
+        f"{on_drives.says_of(0)}; higher in {cases_won(left_out)} pairs of drive and seed, and in the mean of "
+        f"{cases_won(by_drive)} drives."
+    )
+
+
+def _above_every_kmeans(scores: pd.DataFrame, method: Method) -> str:
+    best = scores[[name for name in PREPARATIONS if name in scores]].max(axis=1)
+    ahead, left_out = scores[method] - best, sorted(set(scores.index.get_level_values("drive")) - {VAL})
+    where = [f"{cases_won(ahead.loc[VAL])} seeds on {VAL}"]
+    where += [f"{cases_won(ahead.loc[drive])} on {drive}" for drive in left_out]
+    return f"{method_title(method)} is above every K-means without its parts in {', '.join(where)}."

@@ -26,7 +26,7 @@ from neuralef.deep_spectral import DeepSpectralHead, fit_deep_spectral
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.features import FeatureStore
-from neuralef.ours_plus import PlusHead, fit_plus
+from neuralef.ours_plus import FeaturePlusHead, PlusHead, fit_feature_plus, fit_plus
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Recipe:
 _SAMPLED_KMEANS = ("kmeans_patches", "kmeans_iterations")
 _KMEANS = ("kmeans", "clustering")
 _GRAPH = ("loops", "graph", "spectral")
+_PLUS = (*_KMEANS, "spectral", "ours_plus")
 
 REGISTRY: dict[str, Recipe] = {}
 """Every method by its name, in the order of tables."""
@@ -90,6 +91,7 @@ def register(name: str, recipe: Recipe) -> None:
 register("kmeans", Recipe(FeatureKMeans, partial(fit_feature_kmeans, centred=False), _SAMPLED_KMEANS, _KMEANS))
 register("kmeans_centred", Recipe(FeatureKMeans, partial(fit_feature_kmeans, centred=True), _SAMPLED_KMEANS, _KMEANS))
 register("kmeans_pca", Recipe(PCAKMeans, fit_pca_kmeans, (*_SAMPLED_KMEANS, "pca_channels"), _KMEANS))
+register("kmeans_plus", Recipe(FeaturePlusHead, fit_feature_plus, _SAMPLED_KMEANS, _PLUS))
 register(
     "deep_spectral",
     Recipe(
@@ -110,7 +112,7 @@ register(
 )
 register("ours", Recipe(EigenfunctionHead, None, needs_psi=True))
 register("ours_star", Recipe(HiddenKMeans, fit_hidden_kmeans, _SAMPLED_KMEANS, _KMEANS, needs_psi=True))
-register("ours_plus", Recipe(PlusHead, fit_plus, _SAMPLED_KMEANS, (*_KMEANS, "spectral", "ours_plus"), needs_psi=True))
+register("ours_plus", Recipe(PlusHead, fit_plus, _SAMPLED_KMEANS, _PLUS, needs_psi=True))
 
 
 def check_methods(methods: Sequence[str]) -> None:

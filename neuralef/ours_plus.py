@@ -1,6 +1,7 @@
 r""" "Ours+": what helps psi's hidden features without a label and without more training, put together.
 
-psi is the one that "Ours" trains. What is added, each measured alone in notebook ``35``:
+psi is the one that "Ours" trains. What is added, each measured alone in notebook ``35``, and once more without psi, on
+the backbone's own features (``kmeans_plus``), to tell what the parts are worth from what psi is worth:
 
 * **Views.** The backbone sees every image four times, shifted by half a patch, and the four grids are interleaved to
   one of twice the side (:func:`neuralef.features.shifted_levels`).
@@ -14,6 +15,7 @@ The settings were chosen on training frames of CamVid that took no part in any f
 Stanford Background had no say. What was tried and left out is in notebook ``35`` as well.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -22,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralef.clustering import KMeansHead, hidden_features, prepare_features, sample_hidden
+from neuralef.clustering import KMeansHead, fit_feature_kmeans, hidden_features, prepare_features, sample_hidden
 from neuralef.config import Config
 from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.features import FeatureStore
@@ -38,31 +40,31 @@ TEMPERATURE = 0.1
 """Temperature of the diffusion: patches whose cosines differ by this differ in weight by a factor e."""
 
 
-@dataclass(frozen=True)
-class PlusHead(KMeansHead):
-    """K-means on angles of psi's hidden features, with the parts of the recipe that act on a new image.
+@dataclass(frozen=True, kw_only=True)
+class PartsHead(KMeansHead):
+    """K-means on angles of a patch's features, with the parts of the recipe that act on a new image.
 
     Attributes:
-        psi: psi, trained as for "Ours".
-        centroids: Centroids of the prepared hidden features, shape ``(K, width)``.
-        mean: Training mean of the hidden features, shape ``(width,)``.
-        precision: Precision of psi's blocks.
+        centroids: Centroids of the prepared features, shape ``(K, C)``.
+        mean: Training mean of the features, shape ``(C,)``.
         views: Number of shifted views along each side of the image; 1: the image as it is.
         temperature: Temperature of the diffusion; ``None``: no diffusion.
         guide: Guide of the up-sampling; ``None``: bilinear up-sampling.
     """
 
-    psi: Eigenfunctions
     centroids: Centroids
     mean: Tensor
-    precision: Precision = "float32"
     views: int = VIEWS
     temperature: float | None = TEMPERATURE
     guide: Guide | None = field(default_factory=Guide)
 
+    @abstractmethod
+    def features(self, levels: Tensor) -> Tensor:
+        """What is clustered: all levels ``(images, h, w, sum C)`` to ``(images, h, w, C)``, float32, in host memory."""
+
     @torch.inference_mode()
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102 (inherited)
-        prepared = prepare_features(hidden_features(self.psi, levels, self.precision).cpu(), self.mean)
+        prepared = prepare_features(self.features(levels), self.mean)
         if self.temperature is not None:
             prepared = F.normalize(diffuse(prepared, self.temperature), dim=-1)
         return self.centroids.logits(prepared)
@@ -70,9 +72,38 @@ class PlusHead(KMeansHead):
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         return super().tensors() | {"mean": self.mean}
 
+
+@dataclass(frozen=True, kw_only=True)
+class PlusHead(PartsHead):
+    """ "Ours+": the parts on psi's hidden features.
+
+    Attributes:
+        psi: psi, trained as for "Ours".
+        precision: Precision of psi's blocks.
+    """
+
+    psi: Eigenfunctions
+    precision: Precision = "float32"
+
+    def features(self, levels: Tensor) -> Tensor:  # noqa: D102
+        return hidden_features(self.psi, levels, self.precision).cpu()
+
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
-        return cls(psi, Centroids(tensors["centroids"].numpy()), tensors["mean"], config.precision)
+        centroids = Centroids(tensors["centroids"].numpy())
+        return cls(psi=psi, centroids=centroids, mean=tensors["mean"], precision=config.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturePlusHead(PartsHead):
+    """The parts on the high level of the backbone: what they are worth where there is no psi."""
+
+    def features(self, levels: Tensor) -> Tensor:  # noqa: D102
+        return levels[..., -len(self.mean) :]
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], psi: Eigenfunctions | None, config: Config) -> Self:  # noqa: D102
+        return cls(centroids=Centroids(tensors["centroids"].numpy()), mean=tensors["mean"])
 
 
 def diffuse(features: Tensor, temperature: float) -> Tensor:
@@ -103,4 +134,14 @@ def fit_plus(
     mean = torch.from_numpy(hidden.mean(axis=0))
     prepared = prepare_features(torch.from_numpy(hidden), mean).numpy()
     centroids = fit_kmeans(prepared, num_clusters, seed=seed, iterations=config.kmeans_iterations, restarts=RESTARTS)
-    return PlusHead(psi, centroids, mean, config.precision)
+    return PlusHead(psi=psi, centroids=centroids, mean=mean, precision=config.precision)
+
+
+def fit_feature_plus(
+    store: FeatureStore, config: Config, *, num_clusters: int, seed: int, progress: bool = True
+) -> FeaturePlusHead:
+    """K-means on the centred high level at unit length, the best of as many starts as for "Ours+"."""
+    found = fit_feature_kmeans(
+        store, config, num_clusters=num_clusters, seed=seed, centred=True, restarts=RESTARTS, progress=progress
+    )
+    return FeaturePlusHead(centroids=found.centroids, mean=found.mean)

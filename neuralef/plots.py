@@ -27,6 +27,7 @@ LOOKS = {
     "K-means": (COLOURS[0], "o"),
     "K-means, centred": (COLOURS[1], "s"),
     "K-means, PCA": (COLOURS[7], "<"),
+    "K-means, parts of Ours+": (COLOURS[6], ">"),
     "Deep Spectral Methods": (COLOURS[5], "X"),
     "Spectral, exact": (COLOURS[9], "v"),
     "Ours": (COLOURS[2], "D"),

@@ -6,31 +6,29 @@ image of any ``val`` split is opened here. Where the dataset cannot be had, all 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 import pandas as pd
-import torch.nn.functional as F
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from neuralef.clustering import ClusterHead, FeatureKMeans, fit_feature_kmeans, fit_hidden_kmeans, prepare_features
+from neuralef.clustering import ClusterHead, fit_hidden_kmeans
+from neuralef.comparison import PREPARATIONS
 from neuralef.config import load_profile
 from neuralef.errors import InputError
 from neuralef.evaluation import image_counts, score
 from neuralef.features import FeatureStore, shifted_levels, to_tensor
-from neuralef.ours_plus import TEMPERATURE, VIEWS, diffuse, fit_plus
-from neuralef.reporting import cases_won, mean_and_spread
+from neuralef.ours_plus import fit_feature_plus, fit_plus
+from neuralef.reporting import METHOD_TITLES, cases_won, mean_and_spread
 from neuralef.segmentation import cluster_map
-from neuralef.spectral import RESTARTS
 from neuralef.studies import Study, described, open_studies
 from neuralef.table_study import NOT_RUN
-from neuralef.upsampling import Guide, guided_map
+from neuralef.upsampling import guided_map
 from neuralef.workbench import Workbench
 
 NOTHING = {"views": 1, "temperature": None, "guide": None}
-"""Fields of :class:`neuralef.ours_plus.PlusHead` that leave K-means on angles alone."""
+"""Fields of :class:`neuralef.ours_plus.PartsHead` that leave K-means on angles alone."""
 
 PARTS = {"views": "views", "diffusion": "temperature", "guide": "guide"}
 """The parts that act on single images, by the field of each; ``angles`` is the K-means they act on."""
@@ -40,8 +38,8 @@ REFERENCE = "Ours*"
 AIM = 8
 """Points of mIoU above K-means that this project set itself for Ours+, from what label gradients had reached."""
 
-KMEANS = "K-means, centred"
-CONTROL = "K-means, centred, with all parts"
+KMEANS = METHOD_TITLES["kmeans_centred"]
+CONTROL = METHOD_TITLES["kmeans_plus"]
 
 CANDIDATES = (
     REFERENCE,
@@ -94,31 +92,6 @@ def open_tuning(profile_name: str, dataset: str, *, progress: bool = True) -> Tu
 
 
 @dataclass(frozen=True)
-class PartsOnKMeans(ClusterHead):
-    """The parts of "Ours+" on K-means of the backbone's features: what they are worth where there is no psi.
-
-    Attributes:
-        centred: K-means on centred features of unit length.
-        views: Number of shifted views along each side of the image, as in :class:`neuralef.ours_plus.PlusHead`.
-        temperature: Temperature of the diffusion.
-        guide: Guide of the up-sampling; ``None``: bilinear up-sampling.
-    """
-
-    centred: FeatureKMeans
-    views: int = VIEWS
-    temperature: float = TEMPERATURE
-    guide: Guide | None = field(default_factory=Guide)
-
-    def logits(self, levels: Tensor) -> Tensor:  # noqa: D102 (inherited)
-        prepared = prepare_features(levels[..., -self.centred.channels :], self.centred.mean)
-        return self.centred.centroids.logits(F.normalize(diffuse(prepared, self.temperature), dim=-1))
-
-    @property
-    def num_clusters(self) -> int:  # noqa: D102
-        return self.centred.num_clusters
-
-
-@dataclass(frozen=True)
 class HeldOut:
     """A training split in two.
 
@@ -165,9 +138,8 @@ def heads(bench: Workbench, halves: HeldOut, clusters: int, seed: int) -> dict[s
     found["Ours+"] = whole
     for part, name in PARTS.items():
         found[f"Ours+ without {part}"] = replace(whole, **{name: NOTHING[name]})
-    found[KMEANS] = fit_feature_kmeans(halves.fitted, config, centred=True, restarts=RESTARTS, **fit)
-    found[CONTROL] = PartsOnKMeans(found[KMEANS])
-    return found
+    control = fit_feature_plus(halves.fitted, config, **fit)
+    return found | {KMEANS: replace(control, **NOTHING), CONTROL: control}
 
 
 def judge(bench: Workbench, judged: FeatureStore, candidates: Mapping[str, ClusterHead]) -> pd.DataFrame:
@@ -332,6 +304,7 @@ class Aims:
         plus: mIoU of Ours+.
         kmeans: mIoU of K-means on the features as they are.
         best_kmeans: mIoU of the best K-means, of any preparation of the features, and its method.
+        parts_alone: mIoU of K-means with the parts of Ours+ and no psi.
         spectral: mIoU of the exact spectral baseline.
         wins: Number of seeds in which Ours+ is above every K-means.
         seeds: Number of all seeds.
@@ -341,6 +314,7 @@ class Aims:
     plus: float
     kmeans: float
     best_kmeans: tuple[float, str]
+    parts_alone: float
     spectral: float
     wins: int
     seeds: int
@@ -356,18 +330,24 @@ class Aims:
             f"`{best[1]}`, has {best[0]:.1f}: {'above it' if self.plus > best[0] else 'not above it'} in the mean; "
             f"above every K-means in {self.wins} of {self.seeds} seeds. The exact spectral baseline has "
             f"{self.spectral:.1f}: "
-            f"{'above it' if self.plus >= self.spectral else 'below it'} by {abs(self.plus - self.spectral):.1f}."
+            f"{_above(self.plus, self.spectral)}. The same parts on K-means, without $\\psi$, have "
+            f"{self.parts_alone:.1f}: {_above(self.plus, self.parts_alone)}."
         )
+
+
+def _above(score: float, other: float) -> str:
+    return f"{'above' if score >= other else 'below'} it by {abs(score - other):.1f}"
 
 
 def aims(scores: pd.DataFrame) -> Aims:
     """The aims by the mIoU of one dataset, in percent, methods in rows and seeds in columns."""
-    means, prepared = scores.mean(axis=1), [name for name in scores.index if name.startswith("kmeans")]
+    means, prepared = scores.mean(axis=1), [name for name in PREPARATIONS if name in scores.index]
     best = means[prepared].idxmax()
     return Aims(
         plus=means["ours_plus"],
         kmeans=means["kmeans"],
         best_kmeans=(means[best], best),
+        parts_alone=means["kmeans_plus"],
         spectral=means["spectral"],
         wins=int((scores.loc["ours_plus"] > scores.loc[prepared].max()).sum()),
         seeds=scores.shape[1],

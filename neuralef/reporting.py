@@ -32,6 +32,7 @@ METHOD_TITLES = {
     "kmeans": "K-means",
     "kmeans_centred": "K-means, centred",
     "kmeans_pca": "K-means, PCA",
+    "kmeans_plus": "K-means, parts of Ours+",
     "deep_spectral": "Deep Spectral Methods",
     "spectral": "Spectral, exact",
     "ours": "Ours",

@@ -277,8 +277,13 @@ def test_a_real_run_goes_into_every_table(tmp_path, own_cache):
     differences = comparison.compare_all(rows, tmp_path, draws=5)
     on_psi = [method for method in methods if REGISTRY[method].needs_psi]
     assert [one.method for one in members] == methods
-    assert len(differences) == len(methods) - 1 + len(on_psi) + 1
-    assert (differences[-1].method, differences[-1].other) == ("ours_plus", "ours_star")
+    assert len(differences) == len(methods) - 1 + len(on_psi) + 2
+    assert [found.other for found in differences if found.method == "ours_plus"] == [
+        "kmeans",
+        "spectral",
+        "ours_star",
+        "kmeans_plus",
+    ]
     means = {one.method: np.mean(one.mean_iou) for one in members}
     for found in differences:
         assert found.interval.estimate == pytest.approx(means[found.method] - means[found.other])

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neuralef.clustering import hidden_features, sample_hidden
+from neuralef.clustering import fit_feature_kmeans, hidden_features, high_mean, sample_hidden
 from neuralef.config import Config
 from neuralef.datasets.crops import crop_image
 from neuralef.features import extract, shifted_levels, to_tensor
 from neuralef.kmeans import fit_kmeans
-from neuralef.ours_plus import PlusHead, diffuse, fit_plus
+from neuralef.ours_plus import diffuse, fit_feature_plus, fit_plus
 from neuralef.segmentation import Segmenter, segment_store
 from neuralef.spectral import RESTARTS
 from neuralef.training import new_psi
@@ -25,6 +25,11 @@ PLAIN = {"views": 1, "temperature": None, "guide": None}
 def head(store):
     psi = new_psi(store, CONFIG, 6, seed=0).eval()
     return fit_plus(store, psi, CONFIG, num_clusters=6, seed=0, progress=False)
+
+
+@pytest.fixture(scope="module")
+def without_psi(store):
+    return fit_feature_plus(store, CONFIG, num_clusters=6, seed=0, progress=False)
 
 
 def test_diffusion_is_a_mean_weighted_by_centred_cosines():
@@ -67,11 +72,29 @@ def test_fit_is_kmeans_on_angles_and_the_best_of_several_starts(store, head):
     assert inertia(best) < 0.95 * inertia(one)  # so that a single start would be noticed
 
 
-def test_it_comes_back_from_its_tensors(store, head):
-    again = PlusHead.from_tensors(head.tensors(), head.psi, CONFIG)
+def test_they_come_back_from_their_tensors(store, head, without_psi):
     levels = store.levels(slice(0, 1))
-    torch.testing.assert_close(again.logits(levels), head.logits(levels))
-    assert again.num_clusters == 6
+    for fitted, psi in ((head, head.psi), (without_psi, None)):
+        again = type(fitted).from_tensors(fitted.tensors(), psi, CONFIG)
+        torch.testing.assert_close(again.logits(levels), fitted.logits(levels))
+        assert again.num_clusters == 6
+
+
+def test_without_psi_the_parts_act_on_the_high_level(store, without_psi):
+    levels = store.levels(slice(0, 2))
+    high = levels[..., -store.channels[-1] :]
+    angles = F.normalize(high - high_mean(store), dim=-1)
+    smooth = F.normalize(diffuse(angles, 0.1), dim=-1)
+    distances = torch.cdist(smooth.flatten(0, 2), torch.from_numpy(without_psi.centroids.values))
+    np.testing.assert_array_equal(
+        without_psi.logits(levels).argmax(dim=-1).flatten().numpy(), distances.argmin(dim=1).numpy()
+    )
+
+
+def test_without_psi_and_parts_it_is_kmeans_on_centred_features(store, without_psi):
+    plain = fit_feature_kmeans(store, CONFIG, num_clusters=6, seed=0, centred=True, restarts=RESTARTS, progress=False)
+    levels = store.levels(slice(0, 2))
+    torch.testing.assert_close(replace(without_psi, **PLAIN).logits(levels), plain.logits(levels))
 
 
 def test_maps_of_stored_views_are_those_of_the_segmenter(scenes, colour_backbone, head, tmp_path):
