@@ -71,7 +71,7 @@ def step(folder: str) -> Callable[[], float]:
 def training_step(backbone: backbones.Backbone, pictures: torch.Tensor, K: int, config: Config) -> Callable[[], float]:
     """A step of :mod:`neuralef.training` on one batch of crops, psi as wide as its input; gives the loss."""
     device = backbone.device.type
-    psi = Eigenfunctions(sum(backbone.channels), K, generator=torch.Generator().manual_seed(0)).to(device)
+    psi = Eigenfunctions.of(config, sum(backbone.channels), K, seed=0).to(device)
     optimizer, noise = new_optimizer(psi, config), noise_of(0, 0, device)
     temperature, _ = schedules(config, progress=0.0)
 

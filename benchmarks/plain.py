@@ -78,7 +78,7 @@ def dense_objective(psi: Tensor, kernel: Tensor, *, orthogonality_weight: float,
 def plain_psi(channels: int, clusters: int, config: Config, seed: int) -> Eigenfunctions:
     """psi with torch's own orthogonal parametrisation of the head, in float32."""
     psi = Eigenfunctions.of(config, channels, clusters, seed=seed)
-    psi.head = orthogonal(nn.Linear(psi.head.in_features, clusters, bias=False))
+    psi.head = orthogonal(nn.Linear(psi.head.in_features, clusters, bias=config.head_bias))
     return psi
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import inputs, plain
 from benchmarks.harness import Row, less_is_better, measure, more_is_better
-from neuralef.config import Config, load_profile
+from neuralef.config import PSI_FIELDS, Config, load_profile
 from neuralef.eigenfunctions import Eigenfunctions, l2_batch_norm
 from neuralef.graph import nearest_neighbors
 from neuralef.measuring import Measured
@@ -126,7 +126,7 @@ def plain_whole_step(folder: str, B: int, K: int) -> Callable[[], float]:
 def whole_step(folder: str, B: int, K: int) -> Callable[[], float]:
     """Ours: the same psi as ``quick`` trains it, in bfloat16 where the processor has it."""
     levels, colours, _ = _batch(folder, B, K)
-    config = replace(PAPER, width=QUICK.width, depth=QUICK.depth, mlp_ratio=QUICK.mlp_ratio, precision=QUICK.precision)
+    config = replace(PAPER, **{name: getattr(QUICK, name) for name in (*PSI_FIELDS, "precision")})
     psi = Eigenfunctions.of(config, levels.shape[-1], K, seed=0)
     optimizer = new_optimizer(psi, config)
     _compile()

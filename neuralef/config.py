@@ -25,8 +25,14 @@ WITHOUT_BFLOAT16 = "in float32: this processor has no products in bfloat16"
 FEATURE_FIELDS = ("image_size", "blocks", "high_level", "checkpoint", "precision", "device")
 """Fields that stored features depend on; ``precision`` and ``device`` are psi's as well."""
 
+PSI_FIELDS = ("width", "depth", "attention", "mlp_ratio", "head_bias", "standardise_inputs")
+"""Fields that say what network psi is."""
+
 EVALUATION_FIELDS = ("protocol", "window", "window_stride", "crf")
 """Fields that only say how a fitted method is applied and scored; ``short_side`` too, unless training augments."""
+
+Attention = Literal["softmax", "elu"]
+"""Kinds of linear attention, see :class:`neuralef.eigenfunctions.LinearAttention`."""
 
 LEAST, MOST = 1e-9, 1e9
 """Numbers between which float32 has room for what becomes of them: squares, quotients, exponentials."""
@@ -69,10 +75,12 @@ class Config:
     pixel_neighbors: tuple[int, ...] = (10, 5)  # k-tilde, one for each search
     coordinate_weights: tuple[float, ...] = (2.0, 0.1)  # of x and y against colour, one for each search
 
-    # psi (3.4)
+    # psi (3.4), which the paper describes as blocks with linear attention and a head with orthogonal columns
     width: int | None = None  # channels of its blocks; None: 3C, as in the paper
     depth: int = 2  # blocks
-    mlp_ratio: float = 4.0
+    attention: Attention = "softmax"  # see neuralef.eigenfunctions.LinearAttention
+    mlp_ratio: float = 0.5  # 576 hidden channels of 1,152 in the official code
+    head_bias: bool = True
     standardise_inputs: bool = False  # True: every input channel to zero mean and unit variance over the training set
 
     # Quantisation (3.5)

@@ -249,9 +249,10 @@ def psi_parameters(in_channels: int, K: int, config: Config) -> int:
     """Numbers that psi learns: projection, blocks, norms and head."""
     width = config.width or in_channels
     hidden = int(width * config.mlp_ratio)
-    block = 4 * width * (width + 1) + width * hidden * 2 + hidden + width + 4 * width
+    attention = 4 * width**2 + (4 if config.attention == "elu" else 1) * width
+    block = attention + width * hidden * 2 + hidden + width + 4 * width
     projection = 0 if width == in_channels else (in_channels + 1) * width
-    return projection + config.depth * block + 2 * width + K * width
+    return projection + config.depth * block + 2 * width + K * (width + config.head_bias)
 
 
 def psi_forward_cost(B: int, in_channels: int, K: int, config: Config) -> Cost:
@@ -269,14 +270,15 @@ def psi_step_cost(B: int, in_channels: int, K: int, config: Config) -> Cost:
     """psi in a training step: forward, backward, Gumbel-Softmax and Adam.
 
     Kept for the backward pass, for each patch and block, in units of W numbers: both norms' inputs and outputs (4),
-    queries, keys and values (3), positive features and their slopes (4), what attention divides (1) and the input of
-    its last layer (1), and the hidden channels before and after their activation (2 r); while a block
-    runs backward, gradients of the widest of it (3 + 2 r) are there as well. Of weights: gradients and Adam's two
-    moments, three numbers each, the weights themselves having been there before.
+    queries, keys and values (3), what attention makes of queries and keys (2 softmaxes; by elu positive features and
+    their slopes, 4, and what is divided, 1), the input of its last layer (1), and the hidden channels before and after
+    their activation (2 r); while a block runs backward, gradients of the widest of it (3 + 2 r) are there as well. Of
+    weights: gradients and Adam's two moments, three numbers each, the weights themselves having been there before.
     """
     forward = psi_forward_cost(B, in_channels, K, config)
     stream = SINGLE * B * (config.width or in_channels)
-    kept = config.depth * (13 + 2 * config.mlp_ratio) * stream + (3 + 2 * config.mlp_ratio) * stream
+    attention = 5 if config.attention == "elu" else 2
+    kept = config.depth * (8 + attention + 2 * config.mlp_ratio) * stream + (3 + 2 * config.mlp_ratio) * stream
     learned = psi_parameters(in_channels, K, config)
     return Cost(
         (1 + BACKWARD) * forward.operations,

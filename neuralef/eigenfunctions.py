@@ -7,7 +7,8 @@ argmax is the cluster.
 
 References:
     Deng et al., *NeuralEF: Deconstructing Kernels by Deep Neural Networks*, arXiv:2205.00165 (L2 batch norm).
-    Katharopoulos et al., *Transformers are RNNs*, arXiv:2006.16236 (linear attention).
+    Shen et al., *Efficient Attention: Attention with Linear Complexities*, arXiv:1812.01243 (attention by softmax).
+    Katharopoulos et al., *Transformers are RNNs*, arXiv:2006.16236 (attention by elu + 1).
     Jang et al., *Categorical Reparameterization with Gumbel-Softmax*, arXiv:1611.01144.
 """
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from neuralef.config import Config
+from neuralef.config import Attention, Config
 from neuralef.errors import InputError
 
 HEAD_CHANNELS = 64
@@ -69,37 +70,49 @@ class PositiveFeatures(torch.autograd.Function):
 
 
 class LinearAttention(nn.Module):
-    r"""Multi-head attention with the kernel :math:`\phi(q)^\top \phi(k)`, :math:`\phi = \mathrm{elu} + 1`.
+    r"""Multi-head attention of T patches by C channels in O(T C^2 / heads) instead of O(T^2 C).
 
-    Costs O(T C^2 / heads) instead of O(T^2 C); equals softmax-free attention with weights
-    :math:`\phi(q_t)^\top \phi(k_s)` normalised over s.
+    Patch t takes :math:`\sum_s w_{ts} v_s`, with weights of one of two kinds, c being the channels of a head:
+
+    * ``softmax``, as in the official code (Shen et al.): :math:`w_{ts} = c^{-1/2} \rho(q_t)^\top \sigma(k)_s` with
+      :math:`\rho` a softmax over channels and :math:`\sigma` one over patches; they sum to :math:`c^{-1/2}` over s, and
+      queries, keys and values have no bias.
+    * ``elu`` (Katharopoulos et al.): :math:`w_{ts}` is :math:`\phi(q_t)^\top \phi(k_s)` normalised over s, with
+      :math:`\phi = \mathrm{elu} + 1`.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, kind: Attention):
         super().__init__()
         most = max(1, channels // HEAD_CHANNELS)
+        self.kind = kind
         self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=kind == "elu")
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each image: ``(images, T, C)`` to the same shape."""
         # (3, images, heads, T, c); strided, everything below would take twice as long
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
-        (q, k), v = PositiveFeatures.apply(qkv[:2]), qkv[2]
-        context = k.transpose(-1, -2) @ v  # (images, heads, c, c)
-        weight = q @ k.sum(dim=-2).unsqueeze(-1)  # (images, heads, T, 1)
-        return self.out((q @ context / weight).transpose(1, 2).flatten(2))
+        if self.kind == "softmax":
+            q, k, v = qkv
+            context = k.softmax(dim=-2).transpose(-1, -2) @ v  # (images, heads, c, c)
+            attended = q.softmax(dim=-1) @ context * q.shape[-1] ** -0.5
+        else:
+            (q, k), v = PositiveFeatures.apply(qkv[:2]), qkv[2]
+            context = k.transpose(-1, -2) @ v
+            weight = q @ k.sum(dim=-2).unsqueeze(-1)  # (images, heads, T, 1)
+            attended = q @ context / weight
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
     """Pre-norm transformer block with linear attention."""
 
-    def __init__(self, channels: int, mlp_ratio: float):
+    def __init__(self, channels: int, attention: Attention, mlp_ratio: float):
         super().__init__()
         hidden = int(channels * mlp_ratio)
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = LinearAttention(channels)
+        self.attention = LinearAttention(channels, attention)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
 
@@ -131,7 +144,9 @@ class Eigenfunctions(nn.Module):
         width: Channels of the blocks; ``None`` keeps ``in_channels`` (the paper), any other value puts a linear
             projection in front.
         depth: Number of blocks.
+        attention: Kind of linear attention.
         mlp_ratio: Hidden channels of a block's MLP over its width.
+        head_bias: Whether the head adds a number of its own to each of the K logits.
         input_statistics: Mean and standard deviation of every input channel, each of shape ``(in_channels,)``, to
             standardise the inputs by; ``None`` takes them as they are (the paper).
         generator: Source of the initial weights.
@@ -147,7 +162,9 @@ class Eigenfunctions(nn.Module):
         *,
         width: int | None = None,
         depth: int = 2,
-        mlp_ratio: float = 4.0,
+        attention: Attention = "softmax",
+        mlp_ratio: float = 0.5,
+        head_bias: bool = True,
         input_statistics: tuple[Tensor, Tensor] | None = None,
         generator: torch.Generator,
     ):
@@ -156,9 +173,9 @@ class Eigenfunctions(nn.Module):
         check_width(width, num_eigenfunctions, mlp_ratio)
         self.standardise = nn.Identity() if input_statistics is None else Standardise(*input_statistics)
         self.projection = nn.Identity() if width == in_channels else nn.Linear(in_channels, width)
-        self.blocks = nn.Sequential(*(Block(width, mlp_ratio) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, attention, mlp_ratio) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, num_eigenfunctions, bias=False)
+        self.head = nn.Linear(width, num_eigenfunctions, bias=head_bias)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(module.in_features), generator=generator)
@@ -179,7 +196,7 @@ class Eigenfunctions(nn.Module):
         """psi of the shape that a configuration gives it, with the initial weights that ``seed`` determines.
 
         Args:
-            config: Configuration, of which width, depth and MLP ratio are read.
+            config: Configuration, of which the fields of psi are read, ``standardise_inputs`` aside.
             in_channels: As for the class, and so are the others.
             num_eigenfunctions: Number of eigenfunctions, the paper's K.
             seed: Seed of the initial weights.
@@ -193,7 +210,9 @@ class Eigenfunctions(nn.Module):
             num_eigenfunctions,
             width=config.width,
             depth=config.depth,
+            attention=config.attention,
             mlp_ratio=config.mlp_ratio,
+            head_bias=config.head_bias,
             input_statistics=input_statistics,
             generator=torch.Generator().manual_seed(seed),
         )

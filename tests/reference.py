@@ -67,6 +67,17 @@ def softmax_free_attention(q, k, v):
     return out
 
 
+def softmax_attention(q, k, v):
+    """Attention whose weights are products of a softmax of the query over channels and of keys over patches, scaled."""
+    T, c = q.shape
+    out = torch.zeros_like(v)
+    for t in range(T):
+        for s in range(T):
+            weight = sum(q[t].exp()[i] / q[t].exp().sum() * k[s, i].exp() / k[:, i].exp().sum() for i in range(c))
+            out[t] += weight / math.sqrt(c) * v[s]
+    return out
+
+
 def sliding_probabilities(segmenter, image, short_side, window, stride):
     """Segmenter's sliding windows, all at pixel resolution: softmaxed, added up, divided by their number, resized."""
     H, W = image.shape[:2]

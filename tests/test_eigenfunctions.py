@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import softmax_free_attention
+from reference import softmax_attention, softmax_free_attention
 
 from neuralef.eigenfunctions import (
     Eigenfunctions,
@@ -19,17 +19,18 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_linear_attention_equals_the_quadratic_form():
-    attention = LinearAttention(128)
+@pytest.mark.parametrize(("kind", "quadratic"), [("softmax", softmax_attention), ("elu", softmax_free_attention)])
+def test_linear_attention_equals_the_quadratic_form(kind, quadratic):
+    attention = LinearAttention(128, kind)
     x = torch.randn(1, 9, 128, generator=seeded())
     q, k, v = attention.qkv(x)[0].split(128, dim=-1)
-    heads = [softmax_free_attention(q[:, part], k[:, part], v[:, part]) for part in (slice(0, 64), slice(64, 128))]
+    heads = [quadratic(q[:, part], k[:, part], v[:, part]) for part in (slice(0, 64), slice(64, 128))]
     torch.testing.assert_close(attention(x)[0], attention.out(torch.cat(heads, dim=-1)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("channels", "heads"), [(384, 6), (40, 1), (200, 2), (472, 4), (1152, 18)])
 def test_heads_divide_any_width(channels, heads):
-    attention = LinearAttention(channels)
+    attention = LinearAttention(channels, "softmax")
     assert attention.heads == heads
     assert attention(torch.randn(1, 3, channels, generator=seeded())).shape == (1, 3, channels)
 
@@ -45,15 +46,17 @@ def test_positive_features_are_elu_plus_one_with_its_gradient():
     assert torch.autograd.gradcheck(PositiveFeatures.apply, away_from_the_kink)
 
 
-def test_permuting_patches_permutes_the_logits():
-    psi = Eigenfunctions(24, 5, width=16, generator=seeded())
+@pytest.mark.parametrize("kind", ["softmax", "elu"])
+def test_permuting_patches_permutes_the_logits(kind):
+    psi = Eigenfunctions(24, 5, width=16, attention=kind, generator=seeded())
     x = torch.randn(2, 10, 24, generator=seeded(1))
     order = torch.randperm(10, generator=seeded(2))
     torch.testing.assert_close(psi(x[:, order]), psi(x)[:, order], rtol=1e-4, atol=1e-5)
 
 
-def test_images_do_not_see_each_other():
-    psi = Eigenfunctions(24, 5, width=16, generator=seeded())
+@pytest.mark.parametrize("kind", ["softmax", "elu"])
+def test_images_do_not_see_each_other(kind):
+    psi = Eigenfunctions(24, 5, width=16, attention=kind, generator=seeded())
     x = torch.randn(3, 10, 24, generator=seeded(1))
     torch.testing.assert_close(psi(x)[1:2], psi(x[1:2]), rtol=1e-4, atol=1e-5)
 
@@ -68,8 +71,9 @@ def test_head_rows_are_orthonormal_and_stay_so_while_training():
     torch.testing.assert_close(psi.head.weight @ psi.head.weight.T, torch.eye(5), rtol=1e-4, atol=1e-5)
 
 
-def test_one_patch_image_works():
-    assert Eigenfunctions(24, 5, width=16, generator=seeded())(torch.randn(1, 1, 24)).shape == (1, 1, 5)
+@pytest.mark.parametrize("kind", ["softmax", "elu"])
+def test_one_patch_image_works(kind):
+    assert Eigenfunctions(24, 5, width=16, attention=kind, generator=seeded())(torch.randn(1, 1, 24)).shape == (1, 1, 5)
 
 
 def test_width_defaults_to_the_papers_3c():
@@ -80,6 +84,7 @@ def test_width_defaults_to_the_papers_3c():
 
 def test_hidden_features_and_logits_are_those_of_pre_norm_blocks_written_out():
     psi = Eigenfunctions(24, 5, width=16, depth=3, mlp_ratio=2.0, generator=seeded())
+    torch.nn.init.normal_(psi.head.bias, generator=seeded(2))  # starts at 0
     generator = seeded(1)
     for module in psi.modules():
         if isinstance(module, torch.nn.LayerNorm):  # all start alike
@@ -99,14 +104,26 @@ def test_hidden_features_and_logits_are_those_of_pre_norm_blocks_written_out():
         x = x + F.gelu(wide) @ block.mlp[2].weight.T + block.mlp[2].bias
     hidden = normalised(x, psi.norm)
     torch.testing.assert_close(psi.hidden(inputs), hidden, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(psi(inputs), hidden @ psi.head.weight.T, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(psi(inputs), hidden @ psi.head.weight.T + psi.head.bias, rtol=1e-3, atol=1e-3)
 
 
 def test_initial_weights_keep_the_scale_of_their_inputs():
     psi = Eigenfunctions(256, 5, width=128, depth=1, mlp_ratio=3.0, generator=seeded())
-    for layer in (psi.projection, psi.blocks[0].attention.qkv, *psi.blocks[0].mlp[::2]):
+    attention, mlp = psi.blocks[0].attention, psi.blocks[0].mlp
+    for layer in (psi.projection, attention.qkv, attention.out, *mlp[::2]):
         assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.02)
+    for layer in (psi.projection, attention.out, *mlp[::2], psi.head):
         assert not layer.bias.any()
+
+
+def test_what_has_a_bias_is_what_was_asked_for():
+    """The official code's queries, keys and values have none; its head has."""
+    official = Eigenfunctions(24, 5, width=16, generator=seeded())
+    other = Eigenfunctions(24, 5, width=16, attention="elu", head_bias=False, generator=seeded())
+    assert [block.attention.qkv.bias is None for psi in (official, other) for block in psi.blocks] == [True] * 2 + [
+        False
+    ] * 2
+    assert (official.head.bias is None, other.head.bias is None) == (False, True)
 
 
 def test_more_eigenfunctions_than_channels_are_refused():

@@ -9,7 +9,7 @@ from neuralef.spectral import principal_eigenvectors
 
 SIZES = (20, 22, 24, 26, 28, 30, 32, 34, 36, 38)
 SMALL = (12, 15, 18)
-CONFIG = Config(width=64, mlp_ratio=2, standardise_inputs=True, learning_rate=3e-3)
+CONFIG = Config(width=64, attention="elu", mlp_ratio=2, head_bias=False, standardise_inputs=True, learning_rate=3e-3)
 
 
 @pytest.fixture(scope="module")

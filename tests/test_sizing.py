@@ -39,10 +39,16 @@ def test_operations_of_a_backbone_are_those_torch_counts(monkeypatch, name):
     assert costs.backbone_cost(costs.transformer_of(name), (96, 160), 2).operations == pytest.approx(found, rel=0.01)
 
 
-@pytest.mark.parametrize("config", [CONFIG, Config(width=64, depth=1, mlp_ratio=2.0), Config(width=96, mlp_ratio=1.0)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        Config(width=64, depth=1, mlp_ratio=2.0, attention="elu"),
+        Config(width=96, mlp_ratio=1.0, head_bias=False),
+    ],
+)
 def test_operations_and_parameters_of_psi_are_those_torch_counts(config):
-    settings = {"width": config.width, "depth": config.depth, "mlp_ratio": config.mlp_ratio}
-    psi = Eigenfunctions(192, 10, **settings, generator=torch.Generator().manual_seed(0))
+    psi = Eigenfunctions.of(config, 192, 10, seed=0)
     features = torch.randn(3, 200, 192)
     with torch.no_grad():
         forward = counted(lambda: psi(features))
@@ -121,9 +127,9 @@ def test_the_paper_s_runs_are_those_of_its_tables():
 
 
 def test_a_method_is_charged_for_psi_where_it_needs_it():
-    """Pascal Context with ViT-S: T = 20^2, C = 384, 12 blocks; psi has W = 1152, two blocks, heads of 64 channels."""
+    """Pascal Context with ViT-S: T = 20^2, C = 384, 12 blocks; psi has W = 1152, two blocks of r = 0.5, heads of 64."""
     backbone = 2 * 400 * 3 * 16**2 * 384 + 12 * (24 * 401 * 384**2 + 4 * 401**2 * 384)
-    hidden, head = 2 * (24 * 400 * 1152**2 + 4 * 400 * 1152 * 64), 2 * 400 * 1152 * 256
+    hidden, head = 2 * (10 * 400 * 1152**2 + 4 * 400 * 1152 * 64), 2 * 400 * 1152 * 256
     maps, seen = 8 * 320**2 * 256, 50_000 * 100 + 4998 * 400  # 100 iterations on a draw, one pass over all patches
     fewer = 50_000 * 100 + 2_000_000_000 // 1152  # the official code's limit, in numbers
     run = next(run for run in sizing.paper_runs() if run.table == "1" and run.spec.backbone == VIT_SMALL)
