@@ -63,7 +63,7 @@ EXACT: Method = "spectral"
 PREPARATIONS: tuple[Method, ...] = ("kmeans", "kmeans_centred", "kmeans_pca")
 """K-means on the backbone's features, however they are prepared: what Ours+ is to be above."""
 PLUS: Method = "ours_plus"
-EXTENDED: tuple[Method, ...] = ("ours_star", "kmeans_plus")
+RELATIVES: tuple[Method, ...] = ("ours_star", "kmeans_plus")
 """What :data:`PLUS` adds its parts to, and what has the same parts without psi."""
 
 TIMED_IMAGES = 32
@@ -287,11 +287,11 @@ def compare(
 
 
 def compare_all(rows: pd.DataFrame, out: Path, *, draws: int = 1000) -> list[PairedDifference]:
-    """Every method against K-means, those on psi against exact eigenvectors, Ours+ against :data:`EXTENDED`."""
+    """Every method against K-means, those on psi against exact eigenvectors, Ours+ against :data:`RELATIVES`."""
     names = [method for method, _ in _by_method(rows)]
     pairs = [(name, BASELINE) for name in names if name != BASELINE]
     pairs += [(name, EXACT) for name in names if REGISTRY[name].needs_psi]
-    pairs += [(PLUS, name) for name in EXTENDED]
+    pairs += [(PLUS, name) for name in RELATIVES]
     return [compare(rows, out, *pair, draws=draws) for pair in pairs if {*pair} <= {*names}]
 
 

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from neuralef import provenance
 from neuralef.clustering import ClusterHead, Method
-from neuralef.comparison import BASELINE, EXTENDED, PLUS, PREPARATIONS, compare, experiment_ids, gains_on_baseline
+from neuralef.comparison import BASELINE, PLUS, PREPARATIONS, RELATIVES, compare, experiment_ids, gains_on_baseline
 from neuralef.datasets.base import IGNORE_LABEL
 from neuralef.errors import InputError
 from neuralef.evaluation import confusion, image_counts, score
@@ -48,7 +48,7 @@ KEY = ("part_id", "method", "matching")
 FRAME_RATE = 30
 """Frames a second of CamVid's films, which the numbers in its ids count (Brostow, Fauqueur and Cipolla, 2009)."""
 
-PARTS = 3
+THIRDS = 3
 """Parts, of frames in a row, that a set of a single drive is left out in."""
 
 VAL = "val"
@@ -84,10 +84,10 @@ def drives(ids: Sequence[str]) -> dict[str, np.ndarray]:
         found.setdefault(frames[position][0], []).append(position)
     if len(found) > 1:
         return {drive: np.array(positions) for drive, positions in found.items()}
-    if len(ids) < PARTS:
-        raise InputError(f"there are {len(ids)} frames of one drive; it takes {PARTS} to leave some out in turn")
+    if len(ids) < THIRDS:
+        raise InputError(f"there are {len(ids)} frames of one drive; it takes {THIRDS} to leave some out in turn")
     (drive,) = found
-    return {f"{drive}, {n} of {PARTS}": part for n, part in enumerate(np.array_split(order, PARTS), start=1)}
+    return {f"{drive}, {n} of {THIRDS}": part for n, part in enumerate(np.array_split(order, THIRDS), start=1)}
 
 
 CLIPS = ("split", "drive", "frames", "first", "last", "seconds", "apart", "alike")
@@ -285,7 +285,7 @@ def run(bench: Workbench | None, experiments: Sequence[Experiment], methods: Seq
     with tqdm(total=fits, desc="drives left out", unit="fit", disable=not bench.progress) as bar:
         for experiment, (drive, judged) in product(experiments, parts.items()):
             bar.set_postfix(drive=drive, seed=experiment.seed, refresh=False)
-            part_id = _part_id(bench, experiment, drive)
+            part_id = _part_id(bench, experiment, drive, judged)
             wanted.append(part_id)
             done = set(_read(path).query("part_id == @part_id")["method"])
             missing = [method for method in methods if method not in done]
@@ -307,9 +307,9 @@ def _read(path: Path) -> pd.DataFrame:
     return read_rows(path, COLUMNS, text=("part_id", "drive", "git_sha"))
 
 
-def _part_id(bench: Workbench, experiment: Experiment, drive: str) -> str:
+def _part_id(bench: Workbench, experiment: Experiment, drive: str, judged: np.ndarray) -> str:
     whole = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
-    return provenance.digest(whole, bench.dataset.label_fingerprint("train"), drive)
+    return provenance.digest(whole, bench.dataset.label_fingerprint("train"), drive, judged.tolist())
 
 
 class _Evaluated:
@@ -418,7 +418,7 @@ def figure_gains(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentences(found: pd.DataFrame) -> list[str]:
-    """What the numbers say: gains on K-means on ``val`` and on drives left out; where Ours+ is above every K-means.
+    """What the numbers say: gains on K-means on ``val`` and on drives left out, and where Ours+ stands.
 
     Intervals are of 95 %, by Student's t over seeds: what other streets would give is not in them.
     """
@@ -428,7 +428,7 @@ def sentences(found: pd.DataFrame) -> list[str]:
     methods = list(dict.fromkeys(found["method"]))
     said = [_against(scores, method, BASELINE) for method in methods if method != BASELINE]
     if PLUS in methods:
-        said += [_against(scores, PLUS, other) for other in EXTENDED if other in methods]
+        said += [_against(scores, PLUS, other) for other in RELATIVES if other in methods]
         said.append(_above_every_kmeans(scores, PLUS))
     return said
 

@@ -202,7 +202,7 @@ class Workbench:
         config, store = config or self.config, self.train if part is None else part
         key = self.training_key(clusters, seed, config)
         if store is not self.train:
-            key = _digest(key, store.key)
+            key = _digest(key, store.key, store.ids)
         if key not in self._trained:
             folder = cache_root() / "psi" / key
             with computed_once(folder / ".lock", f"is training this psi (seed {seed})"):
