@@ -5,6 +5,10 @@ numbers per patch. While training, these logits pass a Gumbel-Softmax (3.5) and 
 :math:`E[\psi \circ \psi] = 1` (Eq. 5). Afterwards both are taken away: the logits themselves are up-sampled and their
 argmax is the cluster.
 
+What the paper leaves open is by default that of the official code: attention by softmax, an MLP of 576 hidden channels
+beside 1,152, and a bias for each logit. That code keeps the 576, and 18 heads, for wider backbones as well, where here
+both grow with them; its initial weights deviate by 0.02 in every layer, here by one over the root of a layer's inputs.
+
 References:
     Deng et al., *NeuralEF: Deconstructing Kernels by Deep Neural Networks*, arXiv:2205.00165 (L2 batch norm).
     Shen et al., *Efficient Attention: Attention with Linear Complexities*, arXiv:1812.01243 (attention by softmax).
