@@ -31,7 +31,8 @@ VERDICT_RULE = (
     "each has a 95 % interval, by Student's t over seeds. A finding holds if every interval lies where it says, does "
     "not hold if one lies wholly elsewhere, and is undecided otherwise. A finding that some values differ by more than "
     "so much is decided the other way round: one interval wholly beyond that is enough to hold, and all within it "
-    "mean that it does not. The paper's single runs count as they are; a single run here decides nothing."
+    "mean that it does not. The paper's numbers, one each without a spread, count as they are; a single run here "
+    "decides nothing."
 )
 """Text under a table of verdicts."""
 

@@ -773,7 +773,7 @@ def scores_by_size(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
 
 
 def change_strips(values: pd.DataFrame, *, xlabel: str, ylabel: str) -> Figure:
-    """How a score changes with a setting: every seed as a dot, their mean as a line, the paper's one run as diamonds.
+    """How a score changes with a setting: every seed as a dot, their mean as a line, the paper's numbers as diamonds.
 
     Args:
         values: Frame of columns ``panel`` and ``value`` (in the order to be drawn), ``source`` (``paper`` or ``here``),

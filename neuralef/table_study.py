@@ -298,7 +298,8 @@ class TableStudy:
         rule = f"matching {spec.matchings[0]}" if len(spec.matchings) == 1 else "matching as named in each row"
         parts = [
             f"{table.name} of the paper: {table.title}.",
-            f"Percent; here mean ± standard deviation over {len(self.setup.seeds)} seeds, the paper prints one run.",
+            f"Percent; here mean ± standard deviation over {len(self.setup.seeds)} seeds, the paper one number without "
+            "a spread.",
             f"{rule[0].upper()}{rule[1:]}; protocol {spec.protocol}, CRF here: {crf}. {IOU_RULE}",
             "Paper columns are of the paper's own photographs and backbones, `here` says what ours are of: compare "
             "differences between rows, not columns.",
@@ -405,7 +406,7 @@ def open_tables(profile_name: str, *, progress: bool = True) -> TableStudy:
 
 
 def published(table: Table) -> pd.DataFrame:
-    """The paper's numbers of a table and of those it refers to, as fractions, with ``seed`` 0 for its one run.
+    """The paper's numbers of a table and of those it refers to, as fractions, with ``seed`` 0: it prints one each.
 
     Where the paper does not say which K or backbone, that of its other tables is taken. Methods of others have neither.
     """
