@@ -99,7 +99,7 @@ class TableStudy:
                     **(source or data).config,
                     **spec.changes,
                     "protocol": spec.protocol,
-                    # The paper speaks of a CRF for its square crops alone.
+                    # The paper speaks of a CRF for its square crops alone; see Table 3's note.
                     **({"crf": "none"} if spec.protocol == "sliding" else {}),
                 }
             ),
