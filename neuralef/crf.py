@@ -10,7 +10,8 @@ r"""Dense conditional random field over cluster probabilities (paper, section 4;
 
 with positions s in pixels and colours c in 0..255, ten iterations. Both kernels are normalised symmetrically, the
 library's default: all other pixels together count about 3 and 4, however many lie within 67 pixels. The probabilities
-are softmaxed logits over the last temperature of the Gumbel-Softmax, at the pixels of the result.
+are softmaxed logits at the pixels of the result, those of Ours divided by the last temperature of the Gumbel-Softmax,
+those of K-means as they are.
 
 The CRF sees the image (``colour``). The official code hands it a black one in the 320-crop path: colours in
 [0, 1] cast to uint8 (paper facts, section 4, item 9), so that its appearance term knows positions alone; ``black``

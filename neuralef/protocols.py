@@ -1,9 +1,9 @@
 r"""The sliding-window protocol (paper, 4.1, Tables 3 and 4): which windows are cut, and how their logits are merged.
 
 Segmenter's protocol. The shorter side of a photograph is resized; square windows are cut at a stride, the last of a row
-or column moved back to the border; the logits of each are up-sampled bilinearly to its pixels, divided by the last
-temperature of the Gumbel-Softmax and softmaxed. Where windows overlap their probabilities are averaged; the average is
-brought to the label's resolution bilinearly, and its argmax is the cluster.
+or column moved back to the border; the logits of each are up-sampled bilinearly to its pixels and softmaxed, those of
+Ours divided by the last temperature of the Gumbel-Softmax, those of K-means as they are. Where windows overlap their
+probabilities are averaged; the average is brought to the label's resolution bilinearly, and its argmax is the cluster.
 
 Every probability is computed at its own pixel, but only for some rows at a time: all of them at once would be 2.1 GB
 for a photograph of 1024 x 2048 pixels and 256 clusters, before the label's resolution is even reached. What is kept of
