@@ -33,11 +33,8 @@ class Study:
         return described(self.profile, f"dataset {self.dataset_name}{self.reason}")
 
     def data_key(self) -> str:
-        """Key that changes with any photograph or label."""
-        data = self.bench.dataset
-        return "".join(
-            part(split) for split in data.splits for part in (data.image_fingerprint, data.label_fingerprint)
-        )
+        """Key that changes with any photograph, label or class."""
+        return datasets.fingerprint(self.bench.dataset)
 
     def experiments(self) -> Iterator[Experiment]:
         """The profile's benchmark, one experiment for each seed."""
@@ -48,7 +45,7 @@ class Study:
                 backbone=self.profile.backbone,
                 clusters=self.profile.clusters,
                 seed=seed,
-                config=self.profile.config,
+                config=self.bench.config,
             )
 
 
@@ -71,7 +68,7 @@ class Studies:
         return "; ".join([line, *(f"not run: {name} ({reason})" for name, reason in self.absent.items())])
 
     def data_key(self) -> str:
-        """Key that changes with any photograph or label, and with the datasets that can be had."""
+        """Key that changes with any photograph, label or class, and with the datasets that can be had."""
         return "".join([*(study.data_key() for study in self.members), *self.absent])
 
 
@@ -126,7 +123,7 @@ def open_study(profile_name: str, *, progress: bool = True) -> Study:
 
 def _study_of(profile: Profile, name: str, reason: str = "", *, progress: bool) -> Study:
     options = profile.dataset_options if name == "synthetic_scenes" else {}
-    bench = Workbench(name, profile.backbone, profile.config, options, progress=progress)
+    bench = Workbench(name, profile.backbone, profile.config_for(name), options, progress=progress)
     return Study(profile, name, reason, bench)
 
 

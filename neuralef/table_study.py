@@ -318,15 +318,13 @@ class TableStudy:
         return f"{described(self.profile, data, used)}; seeds {', '.join(map(str, self.setup.seeds))}"
 
     def data_key(self, tables: Sequence[Table]) -> str:
-        """Digest of all photographs and labels that some tables read; changes when one that was missing arrives."""
+        """Digest of all datasets that some tables read; changes when one that was missing arrives."""
         parts: list[Any] = []
         read = [part for table in tables for spec in table.specs for part in self._sources(spec) if part]
         for part in {_key(part): part for part in read}.values():
             missing = self._absence(part.name)
-            found = None if missing else datasets.load(part.name, **part.options)
-            splits = () if found is None else found.splits
-            parts.append([part.name, missing, *(found.image_fingerprint(split) for split in splits)])
-            parts.append([found.label_fingerprint(split) for split in splits])
+            found = "" if missing else datasets.fingerprint(datasets.load(part.name, **part.options))
+            parts.append([part.name, missing, found])
         return digest(parts)
 
     def _values(self, table: Table) -> tuple[Any, ...]:

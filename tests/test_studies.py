@@ -49,3 +49,22 @@ def test_the_key_of_the_data_changes_with_every_dataset(data_folder, no_network,
     lists = ([], [name], ["synthetic_scenes", name], ["synthetic_scenes", "camvid"])
     keys = {open_studies("smoke", names, progress=False).data_key() for names in lists}
     assert len(keys) == len(lists)
+
+
+def test_a_dataset_is_studied_at_its_own_settings(monkeypatch):
+    monkeypatch.setattr("neuralef.datasets.obtain", lambda name: "")
+    studies = open_studies("paper", ["pascal_context", "ade20k"], progress=False)
+    profile = load_profile("paper")
+    assert [study.bench.config for study in studies.members] == [profile.config, profile.config_for("ade20k")]
+    for study in studies.members:
+        assert {experiment.config for experiment in study.experiments()} == {study.bench.config}
+
+
+def test_the_key_of_the_data_changes_with_the_classes(tmp_path):
+    name = write_folder_dataset(tmp_path / "data")
+    table, keys = tmp_path / "data" / "classes.csv", set()
+    first, *others = table.read_text().splitlines()[1:]
+    for line in (first, first.replace(",", ",blue ", 1), f"{first.rpartition(',')[0]},7"):
+        table.write_text("\n".join(["id,name,red,green,blue", line, *others]) + "\n")
+        keys.add(open_studies("smoke", [name], progress=False).data_key())
+    assert len(keys) == 3

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import timm
+from trees import write_folder_dataset
 
 from neuralef import notebooks, table_study
+from neuralef.config import StandIn
 from neuralef.datasets.base import IGNORE_LABEL
 from neuralef.errors import InputError
 from neuralef.evaluation import score
@@ -201,6 +203,15 @@ def test_why_a_backbone_cannot_be_used_is_said(monkeypatch, caplog, backbone, ch
 def smoke_key(monkeypatch):
     monkeypatch.undo()
     return smoke().data_key([TABLES["6"]])
+
+
+def test_the_key_of_the_data_changes_with_the_classes(tmp_path):
+    name = write_folder_dataset(tmp_path / "data")
+    table, study = tmp_path / "data" / "classes.csv", smoke()
+    study = replace(study, setup=replace(study.setup, datasets={"ade20k": StandIn(name)}))
+    before = study.data_key([TABLES["4"]])
+    table.write_text(table.read_text().replace("0,", "0,blue ", 1))
+    assert study.data_key([TABLES["4"]]) != before
 
 
 def test_a_plan_counts_shared_trainings_once():

@@ -22,6 +22,7 @@ from neuralef.datasets.synthetic import SyntheticScenes
 from neuralef.errors import InputError
 from neuralef.files import ensure_writable_folder, locked
 from neuralef.paths import data_root
+from neuralef.provenance import digest
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,12 @@ def load(name: str, *, root: str | Path | None = None, **options: object) -> Dat
     for problem in _count_problems(info, dataset):
         log.warning("%s; results will differ from those published", problem)
     return dataset
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Digest that changes with any photograph or label of a dataset, and with names and colours of its classes."""
+    splits = [[split, dataset.image_fingerprint(split), dataset.label_fingerprint(split)] for split in dataset.splits]
+    return digest(splits, [[semantic.name, semantic.colour] for semantic in dataset.classes])
 
 
 def is_obtainable(name: str, root: str | Path | None = None) -> bool:
