@@ -208,13 +208,13 @@ def segment(
     settings: Settings = None,
 ) -> None:
     """Segment photographs with a method fitted on DATASET: cluster map (16-bit PNG) and a picture of it for each."""
-    from neuralef import crf
+    from neuralef import crf, provenance
     from neuralef.datasets.base import read_image
     from neuralef.drawing import side_by_side
     from neuralef.files import png_made_from, write_png
     from neuralef.methods import REGISTRY
     from neuralef.segmentation import segment_images
-    from neuralef.workbench import open_workbench
+    from neuralef.workbench import TRAINING_MODULES, open_workbench
 
     photographs = _photographs(images, out)
     experiment = _experiment(dataset, backbone, clusters, seed, profile, settings)
@@ -227,7 +227,10 @@ def segment(
         bench.check_training(experiment.clusters, experiment.config)
     _warn_of_few_steps([chosen], bench)
     fitted = (chosen, experiment.clusters, experiment.seed)
-    key, segmenter = bench.segmenter_key(*fitted), bench.segmenter(*fitted)
+    # Loops and precision are among the modules of training, and maps, unlike rows, do not say which versions made them.
+    code = provenance.code_digest(*TRAINING_MODULES, "datasets.base", "drawing")
+    key = provenance.digest(bench.segmenter_key(*fitted), code, provenance.versions())
+    segmenter = bench.segmenter(*fitted)
 
     def made_from(path: Path) -> str:
         return f"{key} {sha256(path.read_bytes()).hexdigest()[:16]}"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from trees import write_folder_dataset
 
-from neuralef import cli, drawing, notebooks
+from neuralef import cli, drawing, notebooks, provenance
 from neuralef.config import load_profile
 from neuralef.methods import REGISTRY
 
@@ -264,6 +264,30 @@ def test_segment_continues_where_it_was_interrupted(monkeypatch, capsys, caplog,
     assert drawn_by() == 2
     assert drawn_by() == 0
     assert drawn_by("--seed", "1") == 4  # another fit
+
+
+def test_segment_makes_maps_anew_where_code_or_versions_have_changed(monkeypatch, capsys, caplog, tmp_path):
+    Image.new("RGB", (50, 70), "red").save(tmp_path / "a.jpg")
+    arguments = ("segment", tmp_path / "a.jpg", "--dataset", "synthetic_scenes", "--profile", "smoke")
+    arguments += ("--method", "kmeans", "--out", tmp_path / "maps")
+
+    def is_kept():
+        caplog.clear()
+        assert call(monkeypatch, capsys, *arguments)[0] == 0
+        return "1 of 1 maps are there already" in caplog.text
+
+    assert not is_kept()
+    assert is_kept()
+    digest = provenance.code_digest
+    for changed in ("loops", "graph", "eigenfunctions", "precision", "datasets.base", "drawing"):
+        with monkeypatch.context() as patched:
+            patched.setattr(provenance, "code_digest", lambda *names, of=changed: f"{digest(*names)} {of in names}")
+            is_kept()
+            patched.setattr(provenance, "code_digest", lambda *names: f"{digest(*names)} False")
+            assert not is_kept(), changed
+    is_kept()
+    monkeypatch.setattr(provenance, "versions", lambda: "another torch")
+    assert not is_kept()
 
 
 def test_segment_fits_to_photographs_without_labels(monkeypatch, capsys, caplog, tmp_path):
