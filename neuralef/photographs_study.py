@@ -95,7 +95,7 @@ def run(
     check_columns(path, COLUMNS)
     images = len(bench.train)
     share_of = {max(1, round(share * images)): share for share in sorted(shares)}
-    wanted: list[str] = []
+    wanted: list[tuple[str, str]] = []
     fits = len(experiments) * len(share_of) * len(methods)
     with tqdm(total=fits, desc=f"parts of {bench.dataset_name}", unit="fit", disable=not bench.progress) as bar:
         for experiment, photographs in product(experiments, share_of):
@@ -109,14 +109,15 @@ def run(
                     of_part = replace(experiment, config=experiment.config.updated({"epochs": number}))
                     experiment_id = bench.experiment_id(of_part.clusters, of_part.seed, of_part.config)
                     part_id = provenance.digest(experiment_id, store.key)
-                    wanted.append(part_id)
+                    wanted.append((part_id, method))
                     done = _read(path)
                     if not ((done["part_id"] == part_id) & (done["method"] == method)).any():
                         rows = [{"part_id": part_id, **row} for row in _rows(bench, of_part, store, method)]
                         append_rows(path, rows, columns=COLUMNS, key=KEY)
                 bar.update()
     rows = _read(path)
-    chosen = rows[rows["part_id"].isin(wanted) & rows["method"].isin(methods)].reset_index(drop=True)
+    asked = pd.MultiIndex.from_frame(rows[["part_id", "method"]]).isin(wanted)
+    chosen = rows[asked].reset_index(drop=True)
     return chosen.assign(share=chosen["photographs"].map(share_of))
 
 

@@ -96,6 +96,13 @@ def test_an_interrupted_study_continues_and_a_whole_one_stands(bench, tmp_path, 
     pd.testing.assert_frame_equal(run(bench, [EXPERIMENT], METHODS, path, **settings), rows)
 
 
+def test_rows_that_were_not_asked_for_stay_in_the_file(bench, tmp_path):
+    path, methods = tmp_path / "p.csv", ["ours", "ours_star"]
+    longer = [run(bench, [EXPERIMENT], methods, path, shares=[0.5], equal_steps=names) for names in (methods, ["ours"])]
+    steps = [rows.groupby("method")["steps"].agg(set).to_dict() for rows in longer]
+    assert steps == [{"ours": {2, 4}, "ours_star": {2, 4}}, {"ours": {2, 4}, "ours_star": {2}}]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
