@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,9 @@ def ensure_writable_folder(folder: Path) -> Path:
     """Create ``folder`` if need be; ``InputError`` if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".writable-{os.getpid()}"
+        trial = folder / f".writable-{token_hex(8)}"
         trial.touch()
-        trial.unlink()
+        trial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"cannot write to folder {folder} ({error.strerror}); choose another, or change its permissions"
@@ -71,7 +72,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
     """Write under a temporary name in the same folder, then rename: readers see the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     name = sha256(os.fsencode(path.name)).hexdigest()[:16]  # itself it may be as long as names can be
-    unfinished = path.with_name(f".{name}.{os.getpid()}.partial")
+    unfinished = path.with_name(f".{name}.{token_hex(8)}.partial")  # another for each thread that writes the file
     try:
         unfinished.write_bytes(content)
         unfinished.replace(path)

@@ -208,12 +208,13 @@ def write_table(frame: pd.DataFrame, folder: Path, stem: str, caption: str) -> P
     Returns:
         The Markdown file.
     """
-    write_text(folder / f"{stem}.csv", frame.to_csv(index=False))
     cells = frame.map(lambda cell: latex(cell) if isinstance(cell, str) else cell)
     cells.columns = [latex(str(name)) for name in frame.columns]
     body = cells.to_latex(index=False, escape=False)
     write_text(folder / f"{stem}.tex", f"\\begin{{table}}\n{body}\\caption{{{latex(caption)}}}\n\\end{{table}}\n")
-    return write_text(folder / f"{stem}.md", f"{captioned(frame, caption)}\n")
+    page = write_text(folder / f"{stem}.md", f"{captioned(frame, caption)}\n")
+    write_text(folder / f"{stem}.csv", frame.to_csv(index=False))  # by which a report finds the table, so it comes last
+    return page
 
 
 @dataclass(frozen=True)

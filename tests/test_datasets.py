@@ -800,6 +800,31 @@ def test_prepare_refuses_a_damaged_tree_and_keeps_the_old_one(tmp_path, full_cam
         datasets.prepare("camvid", archive=tmp_path / "none.tar", root=root)
 
 
+def test_an_archive_that_cannot_take_its_place_leaves_the_old_tree(tmp_path, full_camvid, monkeypatch):
+    archive, root = pack_tar(full_camvid, tmp_path / "given.tar"), tmp_path / "root"
+    make_camvid(root / "camvid")
+    rename = Path.rename
+
+    def refused(path, target):
+        if path.name.endswith(".new"):
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(PermissionError):
+        datasets.prepare("camvid", archive=archive, root=root)
+    assert sorted(path.name for path in root.iterdir()) == [".camvid.lock", "camvid"]
+    assert datasets.load("camvid", root=root).sizes == {"train": 3, "val": 2}
+
+
+def test_a_tree_that_was_set_aside_when_the_process_died_comes_back(tmp_path, full_camvid):
+    shutil.copytree(full_camvid, tmp_path / ".camvid.old")
+    assert datasets.prepare("camvid", root=tmp_path).sizes == {"train": 367, "val": 101}  # without any network
+    shutil.copytree(tmp_path / "camvid", tmp_path / ".camvid.old")  # or it died once the new one was in place
+    datasets.prepare("camvid", archive=pack_tar(full_camvid, tmp_path / "given.tar"), root=tmp_path)
+    assert not (tmp_path / ".camvid.old").exists()
+
+
 def test_an_archive_replaces_a_link_and_leaves_what_it_leads_to(tmp_path, full_camvid):
     archive, root, own = pack_tar(full_camvid, tmp_path / "given.tar"), tmp_path / "root", tmp_path / "own"
     root.mkdir()

@@ -147,6 +147,37 @@ def test_a_writable_folder_is_made_and_left_empty(tmp_path):
     assert not list(folder.iterdir())
 
 
+def test_two_threads_may_try_a_folder_at_once(tmp_path, monkeypatch):
+    touch, tried = Path.touch, []
+
+    def meanwhile(path):
+        touch(path)
+        tried.append(path)
+        if len(tried) == 1:
+            files.ensure_writable_folder(tmp_path)
+
+    monkeypatch.setattr(Path, "touch", meanwhile)
+    files.ensure_writable_folder(tmp_path)
+    assert len(set(tried)) == 2
+    monkeypatch.setattr(Path, "touch", lambda path: None)  # and a janitor may come between
+    files.ensure_writable_folder(tmp_path)
+
+
+def test_two_threads_may_write_a_file_at_once(tmp_path, monkeypatch):
+    write, written = Path.write_bytes, []
+
+    def meanwhile(path, content):
+        write(path, content)
+        written.append(path)
+        if len(written) == 1:
+            files.write_bytes(tmp_path / "file", b"other")
+
+    monkeypatch.setattr(Path, "write_bytes", meanwhile)
+    files.write_bytes(tmp_path / "file", b"one")
+    assert (tmp_path / "file").read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_lock_that_is_held_is_refused_or_waited_for(tmp_path, caplog):
     caplog.set_level("INFO")
     taken, refused = Event(), Event()

@@ -174,6 +174,21 @@ def test_a_table_is_written_as_csv_markdown_and_latex(tmp_path, small_table):
     assert lines[-2:] == ["", CAPTION]
 
 
+@pytest.mark.parametrize("lost", [".md", ".tex", ".csv"])
+def test_a_report_meets_no_table_of_which_a_part_is_not_written(tmp_path, small_table, monkeypatch, lost):
+    write = reporting.write_text
+
+    def interrupted(path, text):
+        if path.suffix == lost:
+            raise KeyboardInterrupt
+        return write(path, text)
+
+    monkeypatch.setattr(reporting, "write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reporting.write_table(small_table, tmp_path, "13_benchmark", CAPTION)
+    assert not list(tmp_path.glob("*.csv"))
+
+
 NASTY = "a&b #1 50% $x$ {y} ~ ^ ψ ≥ a_b \\"
 NASTY_IN_LATEX = r"a\&b \#1 50\% \$x\$ \{y\} \textasciitilde{} \textasciicircum{} $\psi$ $\geq$ a\_b \textbackslash{}"
 

@@ -277,9 +277,10 @@ def _fetch_and_install(info: DatasetInfo, given: Mapping[Source, Path], base: Pa
 
 @contextmanager
 def _locked(info: DatasetInfo, base: Path) -> Iterator[None]:
-    """Keep other processes from unpacking the same dataset."""
+    """Keep other processes from unpacking the same dataset; what one of them set aside and left is put back."""
     ensure_writable_folder(base)
     with locked(base / f".{info.folder}.lock", f"is unpacking {info.name}"):
+        _put_back(_set_aside(info, base), base / info.folder)
         yield
 
 
@@ -296,7 +297,7 @@ def _open_prepared(info: DatasetInfo, base: Path) -> FileDataset:
 
 def _install(info: DatasetInfo, files: Sequence[Path], base: Path, *, thorough: bool) -> None:
     """Unpack into a side folder and put it in place only if it passes; the caller holds the lock."""
-    staging, final, replaced = (base / name for name in (f".{info.folder}.new", info.folder, f".{info.folder}.old"))
+    staging, final, replaced = base / f".{info.folder}.new", base / info.folder, _set_aside(info, base)
     for leftover in (staging, replaced):
         _discard(leftover)
     log.info("unpacking %s", " and ".join(map(str, files)))
@@ -306,12 +307,29 @@ def _install(info: DatasetInfo, files: Sequence[Path], base: Path, *, thorough: 
             if file.suffix == _LOOSE:
                 _copy(file, staging)
         _refuse_bad_content(info, files, staging, base, thorough=thorough)
-        if final.exists() or final.is_symlink():
+        if _is_there(final):
             final.rename(replaced)
         staging.rename(final)
     finally:
+        _put_back(replaced, final)
         _discard(staging)
     _discard(replaced)
+
+
+def _set_aside(info: DatasetInfo, base: Path) -> Path:
+    """Where the prepared tree lies while another takes its place."""
+    return base / f".{info.folder}.old"
+
+
+def _put_back(replaced: Path, final: Path) -> None:
+    """Rename what was set aside back if nothing has taken its place."""
+    if _is_there(replaced) and not _is_there(final):
+        replaced.rename(final)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file, a folder or a link, which may lead nowhere."""
+    return path.exists() or path.is_symlink()
 
 
 def _discard(path: Path) -> None:
