@@ -18,6 +18,7 @@ from benchmarks import inputs, plain
 from benchmarks.harness import Row, less_is_better, more_is_better
 from benchmarks.paper_step import CROP, PAPER, training_step, whole_training
 from neuralef import backbones, costs, sizing
+from neuralef.config import Config
 from neuralef.eigenfunctions import gumbel_softmax, l2_batch_norm
 from neuralef.features import patch_colours, to_tensor
 from neuralef.objective import neural_eigenfunction_objective
@@ -110,8 +111,12 @@ def _step(precision: Precision) -> Iterator[Row]:
     seconds, megabytes = _measured(step)
     case = f"step of profile paper, B = {batch * vit.patches((CROP, CROP))}, K = {K}, {precision}"
     cost = costs.step_cost(vit, CROP, K, config, form="gpu")
-    held = costs.SINGLE * (vit.parameters + 3 * costs.psi_parameters(3 * vit.channels, K, config))
     yield less_is_better(NAME, case, "time, s", "roofline of this GPU", (machine.seconds(cost), seconds))
-    memory = (cost.memory - held) / 1e6, megabytes  # weights and Adam's moments are there before
+    memory = (cost.memory - held_before(vit, K, config)) / 1e6, megabytes
     yield less_is_better(NAME, case, "peak memory, MB", "sum over tensors", memory)
     yield whole_training(NAME, seconds)
+
+
+def held_before(vit: costs.Transformer, K: int, config: Config) -> float:
+    """Bytes that a step finds there: all weights, and psi's gradients and Adam's two moments of the step before."""
+    return costs.SINGLE * (vit.parameters + 4 * costs.psi_parameters(3 * vit.channels, K, config))

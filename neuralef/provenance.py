@@ -4,7 +4,6 @@ import ast
 import json
 import math
 import platform
-import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -120,7 +119,7 @@ def device(computed_on: Device = "cpu") -> str:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in MB of 1e6 bytes.
+    """Largest resident memory of this process so far, in MB of 1e6 bytes; NaN on systems that do not tell.
 
     In a forked kernel (:mod:`neuralef.kernels`) this counts what was allocated before the fork, and of the libraries
     only the pages it has used itself: some 150 MB less than in one that has imported them.
@@ -128,6 +127,10 @@ def peak_rss_mb() -> float:
     peak = resident_mb("VmHWM")  # on Linux getrusage starts from the memory of the process that started this one
     if not math.isnan(peak):
         return peak
+    try:
+        import resource  # POSIX alone has it
+    except ImportError:
+        return float("nan")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 

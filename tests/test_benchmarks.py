@@ -11,12 +11,13 @@ import torch
 
 from benchmarks import __main__, crf, extraction, gpu, harness, inputs, paper_step, plain
 from neuralef.config import Config, load_profile
-from neuralef.eigenfunctions import l2_batch_norm
+from neuralef.costs import Transformer
+from neuralef.eigenfunctions import Eigenfunctions, l2_batch_norm
 from neuralef.features import extract, to_tensor
 from neuralef.measuring import Measured
 from neuralef.objective import neural_eigenfunction_objective
 from neuralef.studies import open_study
-from neuralef.training import kernel_of
+from neuralef.training import descend, kernel_of, new_optimizer
 
 CONFIG = Config(feature_neighbors=12, pixel_neighbors=(5, 3))
 
@@ -55,6 +56,17 @@ def test_a_step_of_profile_paper_lowers_the_loss(scenes, colour_backbone):
     step = paper_step.training_step(colour_backbone, pictures, 5, CONFIG)
     losses = [step() for _ in range(20)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_what_a_gpu_holds_before_a_step_is_what_the_one_before_leaves():
+    psi = Eigenfunctions.of(CONFIG, 24, 5, seed=0)
+    optimizer = new_optimizer(psi, CONFIG)
+    descend(optimizer, psi(torch.rand(2, 9, 24)).sum())
+    left = [
+        (one, one.grad, *(optimizer.state[one][name] for name in ("exp_avg", "exp_avg_sq"))) for one in psi.parameters()
+    ]
+    vit = Transformer(patch_size=8, channels=8, depth=1, mlp_ratio=4.0, prefix_tokens=0, parameters=100)
+    assert gpu.held_before(vit, 5, CONFIG) == 4 * 100 + sum(tensor.nbytes for tensors in left for tensor in tensors)
 
 
 def test_hours_of_a_whole_training_are_those_of_all_its_steps():

@@ -1,3 +1,5 @@
+import math
+import runpy
 import stat
 import subprocess
 import sys
@@ -126,3 +128,10 @@ def test_peak_memory_counts_what_is_allocated():
     )
     grown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert 200 < float(grown) < 400  # what was freed before may be used again
+
+
+def test_peak_memory_is_not_a_number_where_nothing_tells_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on a system that is not POSIX
+    there = runpy.run_path(provenance.__file__)
+    monkeypatch.setitem(there["peak_rss_mb"].__globals__, "resident_mb", lambda name: float("nan"))
+    assert math.isnan(there["peak_rss_mb"]())
