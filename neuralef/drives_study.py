@@ -157,14 +157,14 @@ def examples(bench: Workbench | None, shown: int) -> Iterator[tuple[str, str, np
 
     Args:
         bench: Workbench with the dataset; ``None``: there is none, and no frame.
-        shown: Number of frames of each split, the first and the last among them.
+        shown: Number of frames of each split, the first and the last among them; all where there are no more.
 
     Yields:
         Split, id, and image, uint8 ``(H, W, 3)``.
     """
     for split in ("val", "train") if bench else ():
         ids = bench.dataset.ids(split)
-        for position in np.linspace(0, len(ids) - 1, shown).round().astype(int):
+        for position in np.linspace(0, len(ids) - 1, min(shown, len(ids))).round().astype(int):
             yield split, ids[position], bench.image(ids[position])
 
 

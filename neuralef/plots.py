@@ -49,7 +49,8 @@ def _looks(methods: Iterable[str]) -> dict[str, tuple]:
     """Colour and marker of each method: its own, that of the method it varies, or one of a colour that is left."""
     found = {title: LOOKS.get(title) or LOOKS.get(_varied(title)) for title in methods}
     taken = [look[0] for look in found.values() if look]
-    free = (look for look in zip(cycle(COLOURS), cycle(MARKERS)) if look[0] not in taken)
+    left = [colour for colour in COLOURS if colour not in taken] or COLOURS  # two of one colour, where none is left
+    free = (look for look in zip(cycle(COLOURS), cycle(MARKERS)) if look[0] in left)
     return {title: look or next(free) for title, look in found.items()}
 
 

@@ -108,6 +108,8 @@ def test_examples_lie_at_even_distances(film):
         ("train", "b_5"),
     ]
     assert [image.max() for *_, image in found] == [5, 4, 0, 3]
+    many = [image_id for _, image_id, _ in drives_study.examples(film, 9)]
+    assert many == [*film.dataset.ids("val"), *film.dataset.ids("train")]
 
 
 def test_independent_values_count_whole_and_repeated_ones_once():

@@ -126,6 +126,13 @@ def test_a_method_looks_the_same_whatever_stands_beside_it():
     assert lines["Ours, longer"].get_linestyle() != lines["Ours"].get_linestyle()
 
 
+def test_a_method_has_a_colour_where_all_are_taken(monkeypatch):
+    taken = {f"method {index}": (colour, "o") for index, colour in enumerate(plots.COLOURS)}
+    monkeypatch.setattr(plots, "LOOKS", taken)
+    looks = plots._looks([*taken, "one", "another"])
+    assert looks["one"] != looks["another"]
+
+
 def test_every_one_of_many_methods_has_its_dots_where_it_ran():
     for axis, ran in zip(seed_strips(MANY).axes, (range(11), range(1, 11)), strict=True):
         assert [label.get_text() for label in axis.get_xticklabels()] == MANY
