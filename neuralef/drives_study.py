@@ -29,7 +29,7 @@ from neuralef.clustering import ClusterHead, Method
 from neuralef.comparison import BASELINE, PLUS, PREPARATIONS, RELATIVES, compare, experiment_ids, gains_on_baseline
 from neuralef.datasets.base import IGNORE_LABEL
 from neuralef.errors import InputError
-from neuralef.evaluation import confusion, image_counts, score
+from neuralef.evaluation import image_counts
 from neuralef.experiments import read_image_tables, require_labels
 from neuralef.features import FeatureStore, extract
 from neuralef.intervals import student_interval
@@ -39,6 +39,7 @@ from neuralef.photographs_study import fitted_to, scored
 from neuralef.reporting import cases_won, mean_and_interval, mean_and_spread, mean_and_wins, method_title
 from neuralef.results import append_rows, check_columns, read_rows
 from neuralef.segmentation import segment_store
+from neuralef.table_study import image_accuracies
 from neuralef.workbench import Experiment, Workbench
 
 FILE = "drives.csv"
@@ -191,24 +192,22 @@ def effective_sample_size(values: np.ndarray) -> float:
 
 
 def accuracy_gains(rows: pd.DataFrame, out: Path, method: Method) -> np.ndarray:
-    """Accuracy of each image minus that of K-means, mean over runs, clusters matched over all images; shape ``(N,)``.
+    """Accuracy of each image minus that of K-means, mean over runs, clusters matched over all images.
 
     Args:
         rows: Rows of ``results.csv``, of one dataset and setting.
         out: Results folder, with the counts of every image.
         method: Method whose accuracies are taken.
+
+    Returns:
+        Gain of each image that has a labelled pixel, shape ``(N,)``.
     """
     by_method = []
     for name in (method, BASELINE):
         runs = [read_image_tables(out, one, name) for one in experiment_ids(rows, name)]
-        by_method.append(np.mean([_accuracies(run) for run in runs], axis=0))
-    return by_method[0] - by_method[1]
-
-
-def _accuracies(tables: np.ndarray) -> np.ndarray:
-    mapping = score(tables.sum(axis=0, dtype=np.int64), "max_iou").mapping
-    right = np.array([confusion(table, mapping).trace() for table in tables])
-    return right / np.maximum(tables.sum(axis=(1, 2)), 1)
+        by_method.append(np.mean([image_accuracies(run) for run in runs], axis=0))
+    gains = by_method[0] - by_method[1]
+    return gains[np.isfinite(gains)]
 
 
 def intervals(

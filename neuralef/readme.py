@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from neuralef.comparison import BASELINE, gains_on_baseline
 from neuralef.errors import InputError
 from neuralef.files import write_text
 from neuralef.paths import project_root, reference_root
@@ -125,6 +126,7 @@ def methods_table(results: pd.DataFrame) -> str:
     Gains are taken seed by seed; seconds are those of training, features apart.
 
     Raises:
+        InputError: If K-means was not run.
         ValueError: If the rows of a dataset mix settings, or datasets differ in one that the caption names.
     """
     chosen = results[results["matching"] == "max_iou"]
@@ -136,9 +138,9 @@ def methods_table(results: pd.DataFrame) -> str:
     rows = []
     for dataset, members in chosen.groupby("dataset", sort=False):
         check_one_setting(members)
-        scores = members.pivot(index="seed", columns="method", values="mean_iou")
-        for method, of in members.groupby("method", sort=False):
-            gain = "reference" if method == "kmeans" else mean_and_spread(scores[method] - scores["kmeans"], sign="+")
+        gained = gains_on_baseline(members, ["dataset", "seed"])
+        for method, of in gained.groupby("method", sort=False):
+            gain = "reference" if method == BASELINE else mean_and_spread(of["gain"], sign="+")
             rows.append(
                 {
                     "dataset": dataset,

@@ -223,6 +223,17 @@ def test_frames_that_repeat_each_other_widen_the_interval(bench, tmp_path, monke
     assert (ends["in blocks of 10"] > ends["one by one"]).all()
 
 
+def test_images_without_labels_gain_nothing(tmp_path, monkeypatch):
+    tables = {
+        "kmeans": np.array([[[3, 1], [0, 4]], [[0, 0], [0, 0]], [[2, 2], [1, 3]]]),
+        "ours": np.array([[[4, 0], [0, 4]], [[0, 0], [0, 0]], [[1, 2], [2, 3]]]),
+    }
+    monkeypatch.setattr(drives_study, "read_image_tables", lambda out, one, method: tables[method])
+    rows = pd.DataFrame({"method": ["kmeans", "ours"], "seed": 0, "experiment_id": "e"})
+    gains = drives_study.accuracy_gains(rows, tmp_path, "ours")
+    assert gains.tolist() == [1 - 7 / 8, 4 / 8 - 5 / 8]
+
+
 def test_blocks_longer_than_the_film_are_named(tmp_path):
     with pytest.raises(InputError, match=r"blocks are \[1, 4\]; of 3 frames 1 to 3 can be drawn together"):
         drives_study.intervals(pd.DataFrame({"images": [3, 3]}), tmp_path, METHODS, [1, 4])

@@ -191,6 +191,8 @@ def test_methods_stand_with_their_scores_gains_and_training_seconds():
         f"{gains.mean():+.1f} ± {gains.std(ddof=1):.1f}",
         f"{(of['ours_plus']['train_s'] + of['ours_plus']['cluster_s']).mean():.0f}",
     ]
+    with pytest.raises(InputError, match="gains are on kmeans, which was not run"):
+        readme.methods_table(results[results["method"] != "kmeans"])
     other = results.assign(dataset="camvid", p_feature_neighbors=results["p_feature_neighbors"] + 1)
     with pytest.raises(ValueError, match="differ in p_feature_neighbors"):
         readme.methods_table(pd.concat([results, other]))
