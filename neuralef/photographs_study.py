@@ -145,7 +145,7 @@ def scored(
     seconds: Mapping[str, float],
     **columns: Any,
 ) -> Iterator[dict[str, Any]]:
-    """A row for each matching, with all of :data:`RUN_COLUMNS` that no ``columns`` replace.
+    """A row for each matching, with the columns of :data:`COLUMNS` but the first.
 
     Args:
         counts: Pixels by cluster and class, shape ``(K, C)``.
@@ -154,7 +154,7 @@ def scored(
         method: Method, of :data:`neuralef.methods.REGISTRY`.
         head: What was fitted.
         seconds: Seconds of each step, by column.
-        columns: Further columns, the same in each row; ``images`` must be among them.
+        columns: Further columns, the same in each row, or others in place of those here; ``images`` must be among them.
     """
     made = provenance.measured_stamp(experiment.config.device, **seconds)
     steps = total_steps(len(store), experiment.config) if REGISTRY[method].needs_psi else 0

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,6 @@ from neuralef.audit_study import audit_table, compare, counts_of, run_audit
 from neuralef.errors import InputError
 from neuralef.evaluation import score, score_mapping
 from neuralef.experiments import run_experiment
-from neuralef.files import read_checked_tensors
 from neuralef.intervals import paired_difference_interval
 from neuralef.results import COLUMNS
 from neuralef.workbench import open_workbench
@@ -151,13 +151,15 @@ def test_missing_training_labels_are_named_before_anything_is_trained(tmp_path, 
 
 
 def test_a_corrupted_counts_file_is_named(audited, tmp_path):
-    root, _ = audited
-    path = next((root / "out" / "audit").rglob("gradient-ours.safetensors"))
+    root, rows = audited
+    shutil.copytree(root / "out", tmp_path / "out")
+    path = next((tmp_path / "out" / "audit").rglob("gradient-ours.safetensors"))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    (tmp_path / "copy.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match=r"copy\.safetensors does not match"):
-        read_checked_tensors(tmp_path / "copy.safetensors")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path} does not match its checksum"):
+        compare(rows, tmp_path / "out", "ours", draws=2)
+    assert compare(rows, tmp_path / "out", "ours_star", draws=2).gains
 
 
 def test_comparison_is_the_paired_bootstrap_of_the_kept_counts(audited):

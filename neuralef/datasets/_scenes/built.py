@@ -395,7 +395,7 @@ class Building:
 
     @property
     def depth(self) -> float:
-        """Distance of the middle of the street side, by which things are sorted."""
+        """Distance of the middle of the ground it stands on, by which things are sorted."""
         middle = self.corner + self.axis * self.width / 2 + self.inward * self.length / 2
         return float(np.hypot(*middle))
 
