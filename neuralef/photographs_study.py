@@ -108,7 +108,7 @@ def run(
                 for number in dict.fromkeys(epochs):
                     of_part = replace(experiment, config=experiment.config.updated({"epochs": number}))
                     experiment_id = bench.experiment_id(of_part.clusters, of_part.seed, of_part.config)
-                    part_id = provenance.digest(experiment_id, store.key)
+                    part_id = provenance.digest(experiment_id, store.key, store.ids)
                     wanted.append((part_id, method))
                     done = _read(path)
                     if not ((done["part_id"] == part_id) & (done["method"] == method)).any():
