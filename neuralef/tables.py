@@ -253,9 +253,9 @@ TABLES = {
                 _STAR_OVER_OURS,
             ),
             note=(
-                "orthogonality_weight is the paper's beta at K = 256; at other K it is scaled by 256 / K. The README of "
-                "the official repository has 39.8 for Ours both at 0.04 and at 0.16, where the paper prints 38.8 and "
-                "39.0."
+                "orthogonality_weight is the paper's beta at K = 256; at other K it is scaled by 256 / K. The README "
+                "of the official repository has 39.8 for Ours both at 0.04 and at 0.16, where the paper prints 38.8 "
+                "and 39.0."
             ),
         ),
         Table(
