@@ -327,7 +327,8 @@ TABLES = {
             ),
             note=(
                 "By the README of the official repository both ViT-L were trained to a last temperature of 0.5, not "
-                "0.3, and ViT-L/14 has three scores there, 34.0, 38.7 and 34.6; here the temperature is the profile's."
+                "0.3, and ViT-L/14 has three scores there, 34.0, 38.7 and 34.6; here the temperature is the profile's. "
+                "The official code brings crops to CLIP's own resolution; here CLIP's positions are brought to theirs."
             ),
         ),
     )
