@@ -119,7 +119,7 @@ def test_strings_become_values_of_the_field_s_type(field, text, value):
 def test_a_profile_trains_on_a_dataset_as_its_tables_do():
     paper = load_profile("paper")
     assert paper.config_for("pascal_context") == paper.config
-    assert paper.config_for("cityscapes_27") == replace(paper.config, train_crop=768)
+    assert paper.config_for("cityscapes_27") == replace(paper.config, train_crop=768, batch_images=8)
     assert paper.config_for("ade20k").epochs == 20
     smoke = load_profile("smoke")  # whose tables put other photographs in the place of the paper's
     assert smoke.config_for("pascal_context") == smoke.config
