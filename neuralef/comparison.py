@@ -483,8 +483,13 @@ def _costs(*members: Standing) -> tuple[tuple[float, float], ...]:
 
 
 def _by_method(rows: pd.DataFrame) -> list[tuple[Method, pd.DataFrame]]:
-    found = [(method, rows[rows["method"] == method].sort_values("seed")) for method in REGISTRY]
-    return [(method, chosen) for method, chosen in found if len(chosen)]
+    return list(in_order(rows, "seed").groupby("method", sort=False))
+
+
+def in_order(found: pd.DataFrame, *then: str) -> pd.DataFrame:
+    """The rows by method, in the order of tables, and those of a method by the columns ``then``."""
+    place = found["method"].map(list(REGISTRY).index)
+    return found.assign(place=place).sort_values(["place", *then], kind="stable").drop(columns="place")
 
 
 def gains_on_baseline(found: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:

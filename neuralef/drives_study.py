@@ -26,14 +26,23 @@ from tqdm.auto import tqdm
 
 from neuralef import provenance
 from neuralef.clustering import ClusterHead, Method
-from neuralef.comparison import BASELINE, PLUS, PREPARATIONS, RELATIVES, compare, experiment_ids, gains_on_baseline
+from neuralef.comparison import (
+    BASELINE,
+    PLUS,
+    PREPARATIONS,
+    RELATIVES,
+    compare,
+    experiment_ids,
+    gains_on_baseline,
+    in_order,
+)
 from neuralef.datasets.base import IGNORE_LABEL
 from neuralef.errors import InputError
 from neuralef.evaluation import image_counts
 from neuralef.experiments import read_image_tables, require_labels
 from neuralef.features import FeatureStore, extract
 from neuralef.intervals import student_interval
-from neuralef.methods import REGISTRY, check_methods
+from neuralef.methods import check_methods
 from neuralef.photographs_study import COLUMNS as PART_COLUMNS
 from neuralef.photographs_study import fitted_to, scored
 from neuralef.reporting import cases_won, mean_and_interval, mean_and_spread, mean_and_wins, method_title
@@ -367,9 +376,7 @@ def beside_val(rows: pd.DataFrame, val_rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=CASES)
     found = pd.concat([val_rows.assign(drive=VAL), rows])[["drive", "matching", *CASES[1:-1]]]
     found = found[found["matching"] == "max_iou"].drop(columns="matching")
-    place = found["method"].map(list(REGISTRY).index)
-    found = found.assign(place=place).sort_values(["place", "seed"], kind="stable").drop(columns="place")
-    return gains_on_baseline(found, ["drive", "seed"]).reset_index(drop=True)
+    return gains_on_baseline(in_order(found, "seed"), ["drive", "seed"]).reset_index(drop=True)
 
 
 CASES = ("drive", "method", "seed", "mean_iou", "gain")

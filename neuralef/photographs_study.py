@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from neuralef import provenance
 from neuralef.clustering import ClusterHead
-from neuralef.comparison import BASELINE, gains_on_baseline
+from neuralef.comparison import BASELINE, gains_on_baseline, in_order
 from neuralef.config import Config
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, score
@@ -194,10 +194,9 @@ def titled(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows under ``max_iou`` in the order of tables; column ``title``: the method, and how long psi trained."""
     chosen = rows[rows["matching"] == "max_iou"]
     longer = chosen["p_epochs"] > chosen["p_epochs"].min()
-    place = chosen["method"].map(list(REGISTRY).index)
     titles = chosen["method"].map(method_title) + np.where(longer, EQUAL_STEPS, "")
-    ordered = chosen.assign(title=titles, place=place, longer=longer)
-    return ordered.sort_values(["place", "longer", "photographs", "seed"]).drop(columns=["place", "longer"])
+    found = chosen.assign(title=titles, longer=longer)
+    return in_order(found, "longer", "photographs", "seed").drop(columns="longer")
 
 
 def figure_values(rows: pd.DataFrame, panel: str) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from neuralef.comparison import BASELINE, gains_on_baseline
+from neuralef.comparison import BASELINE, gains_on_baseline, in_order
 from neuralef.errors import InputError
 from neuralef.files import write_text
 from neuralef.paths import project_root, reference_root
@@ -138,7 +138,7 @@ def methods_table(results: pd.DataFrame) -> str:
     rows = []
     for dataset, members in chosen.groupby("dataset", sort=False):
         check_one_setting(members)
-        gained = gains_on_baseline(members, ["dataset", "seed"])
+        gained = gains_on_baseline(in_order(members), ["dataset", "seed"])
         for method, of in gained.groupby("method", sort=False):
             gain = "reference" if method == BASELINE else mean_and_spread(of["gain"], sign="+")
             rows.append(

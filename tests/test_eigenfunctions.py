@@ -120,10 +120,9 @@ def test_what_has_a_bias_is_what_was_asked_for():
     """The official code's queries, keys and values have none; its head has."""
     official = Eigenfunctions(24, 5, width=16, generator=seeded())
     other = Eigenfunctions(24, 5, width=16, attention="elu", head_bias=False, generator=seeded())
-    assert [block.attention.qkv.bias is None for psi in (official, other) for block in psi.blocks] == [True] * 2 + [
-        False
-    ] * 2
-    assert (official.head.bias is None, other.head.bias is None) == (False, True)
+    for psi, has_bias in ((official, False), (other, True)):
+        assert [block.attention.qkv.bias is not None for block in psi.blocks] == [has_bias] * 2
+        assert (psi.head.bias is None) == has_bias
 
 
 def test_more_eigenfunctions_than_channels_are_refused():
