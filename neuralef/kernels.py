@@ -26,7 +26,14 @@ from traitlets import default
 
 from neuralef.allocation import keep_freed_memory
 
-PRELOADED = ("ipykernel.kernelapp", "neuralef.experiments", "neuralef.plots", "neuralef.reporting", "timm")
+PRELOADED = (
+    "ipykernel.kernelapp",
+    "neuralef.experiments",
+    "neuralef.plots",
+    "neuralef.reporting",
+    "sklearn.cluster",
+    "timm",
+)
 """What is imported once: modules that the notebooks, or most of them, come to import. None may start a thread of its
 own, compute, or ask for a GPU: a fork keeps nothing of that."""
 

@@ -75,19 +75,6 @@ def test_hours_of_a_whole_training_are_those_of_all_its_steps():
     assert (row.reference_value, row.ours_value) == (12, pytest.approx(124.8))
 
 
-def hundred_megabytes():
-    return lambda: len(np.ones(100_000_000, dtype=np.uint8))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_a_side_is_measured_in_a_process_of_its_own():
-    measured = harness.measure(hundred_megabytes, repeats=1)
-    assert measured.result == 100_000_000
-    assert 95 < measured.peak_mb < 130
-    assert measured.process_mb > measured.peak_mb
-    assert measured.seconds > 0
-
-
 def test_without_a_gpu_its_benchmark_says_so_and_has_no_rows(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert list(gpu.run()) == []
