@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neuralef.datasets.scene_classes import SCENE_CLASSES
-from neuralef.datasets.synthetic import SyntheticScenes, render_scene
+from neuralef.datasets.synthetic import SyntheticScenes, render_scene, scenes_of
 from neuralef.errors import InputError
 
 SIZE = (72, 96)
@@ -16,16 +16,26 @@ def scenes():
     return [(dataset.image(name), dataset.label(name)) for name in dataset.ids("train")]
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    """Every test renders its own scenes."""
+    scenes_of.cache_clear()
+
+
 def test_same_arguments_give_the_same_scenes():
     first, second = (SyntheticScenes(train=6, val=2, size=SIZE, seed=3) for _ in range(2))
-    for name in first.ids("train") + first.ids("val"):
-        np.testing.assert_array_equal(first.image(name), second.image(name))
-        np.testing.assert_array_equal(first.label(name), second.label(name))
+    names = first.ids("train") + first.ids("val")
+    before = [(first.image(name), first.label(name)) for name in names]
+    scenes_of.cache_clear()
+    for name, (image, label) in zip(names, before, strict=True):
+        np.testing.assert_array_equal(second.image(name), image)
+        np.testing.assert_array_equal(second.label(name), label)
 
 
 def test_order_of_access_and_counts_do_not_matter():
     few, many = SyntheticScenes(train=6, size=SIZE), SyntheticScenes(train=9, size=SIZE)
     forwards = {name: few.label(name) for name in few.ids("train")}
+    scenes_of.cache_clear()
     for name in reversed(few.ids("train")):
         np.testing.assert_array_equal(many.label(name), forwards[name])
 
@@ -99,7 +109,7 @@ def test_returned_arrays_are_the_callers():
     assert dataset.image("train-000000").any() and dataset.label("train-000000").max() < 8
 
 
-def test_image_and_label_render_once(monkeypatch):
+def test_a_scene_is_rendered_once(monkeypatch):
     calls = []
 
     def counted(rng, size):
@@ -109,7 +119,10 @@ def test_image_and_label_render_once(monkeypatch):
     monkeypatch.setattr("neuralef.datasets.synthetic.render_scene", counted)
     dataset = SyntheticScenes(train=1, size=SIZE)
     dataset.image("train-000000"), dataset.label("train-000000")
+    SyntheticScenes(train=2, val=1, size=SIZE).label("train-000000")  # another that has the same scene
     assert len(calls) == 1
+    SyntheticScenes(train=1, size=SIZE, seed=1).label("train-000000")
+    assert len(calls) == 2
 
 
 def test_fingerprints_follow_what_the_scenes_depend_on():

@@ -6,8 +6,9 @@ so the labels are exact by construction.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import sha256
 
 import numpy as np
@@ -24,7 +25,7 @@ MIN_SIDE = 32
 """Smallest height or width in pixels at which a scene can still be read."""
 
 KEPT_BYTES = 64_000_000
-"""Of rendered scenes that a dataset keeps in memory; a small one stays whole."""
+"""Of rendered scenes of one size that a process keeps in memory; a small dataset stays whole."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,21 @@ def render_scene(rng: np.random.Generator, size: tuple[int, int] = (240, 320)) -
     return Scene(*compose(rng, (int(size[0]), int(size[1]))))
 
 
+@cache
+def scenes_of(size: tuple[int, int]) -> Callable[[tuple[int, ...]], Scene]:
+    """The scenes of one size by their keys, the seeds of all they hold; the last ones asked for are kept.
+
+    Every evaluation asks for the same labels again, and every dataset of the same seed for the same scenes: rendering
+    would cost more than most of their own work.
+    """
+
+    @lru_cache(maxsize=max(4, KEPT_BYTES // (4 * size[0] * size[1])))
+    def scene(key: tuple[int, ...]) -> Scene:
+        return render_scene(np.random.default_rng(np.random.SeedSequence(key)), size)
+
+    return scene
+
+
 class SyntheticScenes(Dataset):
     """Seeded synthetic scenes: the same arguments always give the same images.
 
@@ -84,8 +100,6 @@ class SyntheticScenes(Dataset):
         self.size = (int(size[0]), int(size[1]))
         self.seed = int(seed)
         self._counts = {"train": int(train), "val": int(val)}
-        # Every evaluation asks for the same labels again, and for most scenes that costs more than its own work.
-        self._scene = lru_cache(maxsize=max(4, KEPT_BYTES // (4 * self.size[0] * self.size[1])))(self._render)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -123,10 +137,10 @@ class SyntheticScenes(Dataset):
             raise InputError(f"{self.name} has no split {split!r}, or it is empty; splits with scenes: {known}")
         return count
 
-    def _render(self, image_id: str) -> Scene:
+    def _scene(self, image_id: str) -> Scene:
         parts = re.fullmatch(r"(train|val)-(\d{6,})", image_id)
         if parts is None or int(parts[2]) >= self._counts[parts[1]] or image_id != f"{parts[1]}-{int(parts[2]):06d}":
             counts = " and ".join(f"{number} {split}" for split, number in self._counts.items())
             raise InputError(f"{self.name} has no scene {image_id!r}; it holds {counts} scenes, such as 'train-000000'")
         key = (GENERATOR_VERSION, self.seed, self.splits.index(parts[1]), int(parts[2]))
-        return render_scene(np.random.default_rng(np.random.SeedSequence(key)), self.size)
+        return scenes_of(self.size)(key)
