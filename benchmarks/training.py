@@ -1,9 +1,9 @@
 """A whole training: the paper's recipe in dense arithmetic against that of profile ``quick``.
 
 Both are timed over some steps in the same run and multiplied by their number of steps. What each recipe reaches comes
-from whole runs in ``results/reference``: ``quick/results.csv``, and ``bench/faithful/results.csv`` from the command
-in ``benchmarks/README.md``. The paper's recipe was trained by this package, whose loss and gradients are those of the
-dense formulas (``training_step``).
+from whole runs in ``results/reference``, both in single precision: ``quick_float32/results.csv``, and
+``bench/faithful/results.csv`` from the command in ``benchmarks/README.md``. The paper's recipe was trained by this
+package, whose loss and gradients are those of the dense formulas (``training_step``).
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def run() -> Iterator[Row]:
         whole = (theirs * steps[0], ours * steps[1])
         yield less_is_better(NAME, case, "s a training", "dense, float32", whole, 4)
     paper = _scores(reference_root("bench") / "faithful")
-    for method, found in _scores(reference_root("quick")).items():
+    for method, found in _scores(reference_root("quick_float32")).items():
         case = f"val, {method}, {len(found)} seeds; paper's recipe, {len(paper[method])} seeds"
         values = (float(np.mean(paper[method])), float(np.mean(found)))
         yield more_is_better(NAME, case, "mean IoU (max_iou)", "paper's recipe", values, 1)

@@ -68,11 +68,16 @@ def held_alone(path: Path, refusal: str) -> AbstractContextManager:
         raise InputError(refusal) from error
 
 
+def unfinished_name(path: Path) -> Path:
+    """A name beside ``path`` for what is to become it: another at every call, since several threads may write it."""
+    name = sha256(os.fsencode(path.name)).hexdigest()[:16]  # itself it may be as long as names can be
+    return path.with_name(f".{name}.{token_hex(8)}.partial")
+
+
 def write_bytes(path: Path, content: bytes) -> Path:
     """Write under a temporary name in the same folder, then rename: readers see the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = sha256(os.fsencode(path.name)).hexdigest()[:16]  # itself it may be as long as names can be
-    unfinished = path.with_name(f".{name}.{token_hex(8)}.partial")  # another for each thread that writes the file
+    unfinished = unfinished_name(path)
     try:
         unfinished.write_bytes(content)
         unfinished.replace(path)

@@ -83,7 +83,8 @@ def blocks(quick: Path | None = None) -> dict[str, str]:
         "fidelity": fidelity_sentence(studies),
         "scaling": scaling_sentence(studies),
         "gpu": gpu_sentences(bench),
-        "paper_gpu": paper_profile_sentence(read_results(bench / "paper_gpu" / "results.csv")),
+        "recipe": recipe_sentence(read_results(bench / "faithful" / "results.csv")),
+        "paper_gpu": scores_sentence(read_results(bench / "paper_gpu" / "results.csv")),
     }
 
 
@@ -252,8 +253,19 @@ def gpu_sentences(bench: Path) -> str:
     )
 
 
-def paper_profile_sentence(results: pd.DataFrame) -> str:
-    """What profile ``paper`` scored on photographs that are at hand, without a CRF and with one.
+def recipe_sentence(results: pd.DataFrame) -> str:
+    """What the paper's recipe scored on stored features of photographs that are at hand, and how long psi trained.
+
+    Args:
+        results: Rows of ``results.csv``, of one setting.
+    """
+    check_one_setting(results)
+    trained = results.loc[results["method"] == "ours", "train_s"].mean()
+    return f"{scores_sentence(results)} Training psi took {trained / 60:.0f} minutes."
+
+
+def scores_sentence(results: pd.DataFrame) -> str:
+    """What the methods scored on photographs that are at hand, without a CRF and, where it was run, with one.
 
     Args:
         results: Rows of ``results.csv``, of one dataset and K.
@@ -265,8 +277,10 @@ def paper_profile_sentence(results: pd.DataFrame) -> str:
         by_method = rows.groupby("method", sort=False)["mean_iou"]
         listed = "; ".join(f"{method_title(method)} {mean_and_spread(values)}" for method, values in by_method)
         scores.append(listed if crf == "none" else f"with the CRF {listed}")
+    seeds = chosen["seed"].unique()
+    counted = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
     return (
-        f"On {first['dataset']} ({first['backbone']}, K = {first['clusters']}, {chosen['seed'].nunique()} seeds, "
+        f"On {first['dataset']} ({first['backbone']}, K = {first['clusters']}, {counted}, "
         f"{first['p_precision']} on one {first['device'].split(';')[0]}), mIoU, max_iou: {'; '.join(scores)}."
     )
 

@@ -136,13 +136,23 @@ def test_what_a_gpu_gave_is_read_from_its_rows(tmp_path, frame):
 def test_what_profile_paper_scored_is_read_from_its_rows(frame):
     frame["device"] = "Some GPU; a processor, 16 threads used"
     with_crf = frame[frame["method"] == "kmeans"].assign(crf="colour")
-    sentence = readme.paper_profile_sentence(pd.concat([frame.assign(crf="none"), with_crf]))
+    sentence = readme.scores_sentence(pd.concat([frame.assign(crf="none"), with_crf]))
     chosen = frame[frame["matching"] == "max_iou"]
     scores = {name: mean_and_spread(chosen[chosen["method"] == name]["mean_iou"]) for name in ("kmeans", "ours")}
     assert f"{chosen['seed'].nunique()} seeds" in sentence
     assert "on one Some GPU)" in sentence
     assert f"Ours {scores['ours']}" in sentence.split("with the CRF")[0]
     assert sentence.endswith(f"with the CRF K-means {scores['kmeans']}.")
+
+
+def test_what_the_recipe_scored_is_read_from_its_rows(frame):
+    one_seed = frame[frame["seed"] == 0].copy()
+    one_seed.loc[one_seed["method"] == "ours", "train_s"] = 2400.0
+    sentence = readme.recipe_sentence(one_seed)
+    (score,) = one_seed.query("matching == 'max_iou' and method == 'ours'")["mean_iou"]
+    assert ", seed 0, " in sentence
+    assert f"Ours {100 * score:.1f}" in sentence and "±" not in sentence
+    assert sentence.endswith("Training psi took 40 minutes.")
 
 
 def test_what_float32_gave_is_read_from_its_rows(frame):

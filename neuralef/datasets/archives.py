@@ -5,7 +5,6 @@ import hashlib
 import http.client
 import logging
 import lzma
-import os
 import shutil
 import stat
 import tarfile
@@ -22,7 +21,7 @@ from typing import IO, Literal
 from tqdm.auto import tqdm
 
 from neuralef.errors import InputError
-from neuralef.files import ensure_writable_folder
+from neuralef.files import ensure_writable_folder, unfinished_name
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def download(url: str, target: Path, *, then: str, md5: str | None = None) -> Pa
     advice = f"download {url} by hand, put it at {target} and run `{then}`"
     digest = hashlib.md5(usedforsecurity=False)
     ensure_writable_folder(target.parent)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    unfinished = unfinished_name(target)
     log.info("downloading %s", url)
     try:
         with unfinished.open("wb") as file:
