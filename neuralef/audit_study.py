@@ -256,6 +256,8 @@ def run_audit(
     ensure_writable_folder(out)
     check_columns(out / FILE, AUDIT_COLUMNS)  # now, not after the first training
     audit = Audit(bench or open_workbench(experiments[0], progress=progress), out, label_weight, progress)
+    if len(audit.bench.dataset.classes) < 2:
+        raise InputError(f"{audit.bench.dataset.name} has a single class, whose labels have no gradient; name another")
     audit.bench.check_training(experiments[0].clusters, experiments[0].config)
     work = [(experiment, variant) for experiment in experiments for variant in dict.fromkeys(variants)]
     if any(variant != "none" and audit.missing(experiment, variant) for experiment, variant in work):

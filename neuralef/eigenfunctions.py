@@ -27,7 +27,7 @@ from neuralef.config import Attention, Config
 from neuralef.errors import InputError
 
 HEAD_CHANNELS = 64
-"""Channels of one attention head, as in every ViT of the paper; more where they would not divide the width."""
+"""Channels of one attention head, as in every ViT of the paper, where they divide the width."""
 
 
 class Standardise(nn.Module):
@@ -73,6 +73,11 @@ class PositiveFeatures(torch.autograd.Function):
         return gradient * slope
 
 
+def attention_heads(width: int) -> int:
+    """Number of attention heads of so many channels: one for every :data:`HEAD_CHANNELS`, or the next fewer."""
+    return next(heads for heads in range(max(1, width // HEAD_CHANNELS), 0, -1) if width % heads == 0)
+
+
 class LinearAttention(nn.Module):
     r"""Multi-head attention of T patches by C channels in O(T C^2 / heads) instead of O(T^2 C).
 
@@ -87,9 +92,8 @@ class LinearAttention(nn.Module):
 
     def __init__(self, channels: int, kind: Attention):
         super().__init__()
-        most = max(1, channels // HEAD_CHANNELS)
         self.kind = kind
-        self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
+        self.heads = attention_heads(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=kind == "elu")
         self.out = nn.Linear(channels, channels)
 

@@ -67,8 +67,9 @@ _KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "bool": ("true or false", (bool,)),
     "int": ("a whole number", (int,)),
     "float": ("a number", (int, float)),
+    "str": ("text in quotes", (str,)),
 }
-"""By the annotation of a parameter: what may be given for it; strings take anything."""
+"""By the annotation of a parameter: what may be given for it."""
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
@@ -83,8 +84,9 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
         kind = known[name]["inferred_type_name"]
         called, types = _KINDS.get(kind, ("", ()))
         if types and type(value) not in types:  # a bool, too, is an int to isinstance
-            listed = f"[{'' if value is None else value}]"
-            example = listed if kind == "list" else ast.literal_eval(known[name]["default"])
+            shown = "" if value is None else value
+            examples = {"list": f"[{shown}]", "str": f'"{shown}"'}
+            example = examples.get(kind, ast.literal_eval(known[name]["default"]))
             raise InputError(f"{notebook.name}: {name} is {value!r}; write {called}, as -p '{name}={example}'")
 
 
@@ -92,10 +94,16 @@ def datasets_read(notebook: Path, parameters: Mapping[str, Any], own: str) -> tu
     """Names of the datasets a notebook reads, as its parameters say, be they given or its own.
 
     These are the ones of ``datasets``, or ``own``, the profile's, where that names none; ``tuned_on``; and ``film``.
+
+    Raises:
+        InputError: If one of them is no text.
     """
     known = papermill.inspect_notebook(str(notebook))
     values = {name: ast.literal_eval(entry["default"]) for name, entry in known.items()} | dict(parameters)
     named = [*(values.get("datasets") or [own]), values.get("tuned_on"), values.get("film")]
+    for name in named:
+        if not isinstance(name, str | None):
+            raise InputError(f'{notebook.name}: dataset {name!r} is no text; write it in quotes, as "{name}"')
     return tuple(dict.fromkeys(filter(None, named)))
 
 

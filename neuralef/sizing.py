@@ -55,7 +55,8 @@ def this_machine(device: Device = "cpu", precision: Precision = "float32") -> Pr
         device: Device that is measured.
         precision: Precision of the products.
     """
-    side, length = (1024, 2**24) if device == "cpu" else (8192, 2**28)
+    # Products of 1,024 a side are over in 0.2 s together, most of which an idle processor takes to reach its speed.
+    side, length = (2048, 2**24) if device == "cpu" else (8192, 2**28)
     square, line = torch.rand(side, side, device=device), torch.rand(length, device=device)
     with autocast(precision, device):
         product = _fastest(lambda: square @ square, device)
@@ -322,7 +323,8 @@ def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cos
 
     Returns:
         Costs by stage: ``step``, ``training``, ``clustering`` (K-means with the features it reads, where a method needs
-        it) and ``evaluation``; psi is part of both for the methods that need it.
+        it) and ``evaluation``. All methods share the passes of the backbone; psi is part of both stages for each
+        method that needs it.
     """
     vit = transformer_of(run.spec.backbone)
     train, val = _info(run.photographs).split_sizes["train"], _info(run.spec.dataset).split_sizes["val"]
@@ -333,21 +335,19 @@ def run_costs(run: PaperRun, config: Config, batch_images: int) -> dict[str, Cos
     crop = (config.image_size,) * 2
     windows, side = run.windows()
     T, channels = vit.patches((side, side)), 3 * vit.channels
-    window = backbone_cost(vit, (side, side), 1) + dense_maps_cost(side**2, run.clusters)
     psi = psi_forward_cost(T, channels, run.clusters, config)
-    clustering = evaluation = Cost()
-    for method in run.spec.methods:
-        recipe = REGISTRY[method]
-        evaluation = evaluation + window
-        read, clustered = backbone_cost(vit, crop, 1), vit.channels
-        if recipe.needs_psi:
-            # Ours* asks for K distances in place of the head, which cost as much; those of K-means on features, little.
-            evaluation = evaluation + psi
-            read, clustered = read + psi_forward_cost(vit.patches(crop), channels, 0, config), config.width or channels
+    recipes = [REGISTRY[method] for method in run.spec.methods]
+    evaluation = backbone_cost(vit, (side, side), 1)
+    clustering = backbone_cost(vit, crop, 1).times(train) if any(recipe.fit for recipe in recipes) else Cost()
+    for recipe in recipes:
+        # Ours* asks for K distances in place of the head, which cost as much; those of K-means on features, little.
+        evaluation = evaluation + dense_maps_cost(side**2, run.clusters) + (psi if recipe.needs_psi else Cost())
         if recipe.fit is not None:
+            clustered = (config.width or channels) if recipe.needs_psi else vit.channels
+            hidden = psi_forward_cost(vit.patches(crop), channels, 0, config) if recipe.needs_psi else Cost()
             patches = min(config.kmeans_patches, SAMPLED_NUMBERS // clustered, train * vit.patches(crop))
             fit = kmeans_cost(patches, clustered, run.clusters, iterations=config.kmeans_iterations)
-            clustering = clustering + read.times(train) + replace(fit, memory=0.0)
+            clustering = clustering + hidden.times(train) + replace(fit, memory=0.0)
     return {
         "step": step,
         "training": step.times(steps),

@@ -266,7 +266,7 @@ class Workbench:
         psi = self.training(clusters, seed, config).psi if recipe.needs_psi else None
         if recipe.fit is None:
             return Fitted(recipe.fitted(self.train, psi, config, num_clusters=clusters, seed=seed), seconds=0.0)
-        path = cache_root() / "kmeans" / f"{self._head_key(method, recipe, clusters, seed, config)}.safetensors"
+        path = cache_root() / "heads" / f"{self._head_key(method, recipe, clusters, seed, config)}.safetensors"
         if not path.is_file():
             ensure_writable_folder(path.parent)  # now, not after the fit
             store = self.train

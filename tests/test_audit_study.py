@@ -243,6 +243,14 @@ def test_an_audit_without_a_labelled_training_pixel_is_refused(tmp_path):
     assert not list((tmp_path / "out").glob("audit/*/*"))
 
 
+def test_an_audit_of_a_single_class_is_refused(tmp_path):
+    write_folder_dataset(tmp_path / "data")
+    classes = tmp_path / "data" / "classes.csv"
+    classes.write_text("".join(classes.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(InputError, match="has a single class"):
+        run_audit([on_folder(f"folder:{tmp_path / 'data'}")], tmp_path / "out", progress=False)
+
+
 def test_an_audit_without_a_labelled_pixel_to_score_keeps_nothing(tmp_path):
     write_folder_dataset(tmp_path / "data")
     for path in (tmp_path / "data" / "labels" / "val").iterdir():

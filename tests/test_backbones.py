@@ -6,6 +6,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import QuickGELU
+from timm.models.vision_transformer import ParallelThingsBlock
 
 from neuralef import backbones
 from neuralef.backbones import build, resample_positions
@@ -150,7 +151,15 @@ def test_an_unknown_backbone_is_named_with_the_known_ones():
         build("vit_enormous")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "vit_small_r26_s32_224"])
+def test_unknown_weights_of_a_known_backbone_are_named_with_the_known_ones():
+    with pytest.raises(InputError, match=f"unknown weights of backbone '{TINY}.moon'; there are {TINY}.augreg_in21k"):
+        build(f"{TINY}.moon")
+
+
+# The last of them cuts patches that stay in two dimensions.
+@pytest.mark.parametrize(
+    "name", ["resnet18", "swin_tiny_patch4_window7_224", "vit_small_r26_s32_224", "test_vit.r160_in1k"]
+)
 def test_a_network_that_is_no_plain_transformer_is_refused(name):
     with pytest.raises(InputError, match=f"{name} is neither a plain timm VisionTransformer"):
         build(name, pretrained=False)
@@ -428,6 +437,8 @@ def test_fetch_refuses_what_has_no_weights():
         backbones.fetch("colour_patches")
     with pytest.raises(InputError, match="unknown backbone 'moon'"):
         backbones.fetch("moon")
+    with pytest.raises(InputError, match=r"publishes no weights of vit_huge_patch14_gap_224\.in1k_ijepa"):
+        backbones.fetch("vit_huge_patch14_gap_224.in1k_ijepa")  # nor is anything downloaded to find that out
 
 
 def test_ready_is_what_needs_no_download(monkeypatch, data_folder):
@@ -452,6 +463,9 @@ def test_settings_without_a_meaning_are_refused():
 def test_a_high_level_that_the_network_does_not_have_is_refused(monkeypatch, three_blocks):
     with pytest.raises(InputError, match="high_level is keys, but those of dinov3_vit_s16 are turned"):
         build("dinov3_vit_s16", high_level="keys", pretrained=False)
+    with monkeypatch.context() as parallel, pytest.raises(InputError, match=r"a block of .* has several attentions"):
+        parallel.setattr(timm, "create_model", partial(timm.create_model, block_fn=ParallelThingsBlock))
+        build(TINY, high_level="keys", pretrained=False)
     monkeypatch.setattr(timm, "create_model", partial(timm.create_model, global_pool="avg"))
     with pytest.raises(InputError, match=f"{TINY} has no norm after its last block"):
         build(TINY, pretrained=False)

@@ -68,6 +68,15 @@ def test_a_precision_that_the_processor_lacks_is_warned_of(monkeypatch, capsys, 
     assert ("--set precision=fastest" in caplog.text) == slow
 
 
+def test_prepare_counts_the_photographs_of_a_folder_with_one_split(monkeypatch, capsys, tmp_path):
+    write_folder_dataset(tmp_path)
+    shutil.rmtree(tmp_path / "images" / "train")
+    images = len(list((tmp_path / "images" / "val").iterdir()))
+    status, out, err = call(monkeypatch, capsys, "data", "prepare", f"folder:{tmp_path}")
+    assert status == 0, err
+    assert out.splitlines()[-1] == f"folder:{tmp_path} is ready: {images} val"
+
+
 def test_run_says_where_the_results_are(monkeypatch, capsys, tmp_path):
     status, out, _ = call(monkeypatch, capsys, *RUN, tmp_path / "out")
     assert status == 0
@@ -203,6 +212,16 @@ def test_segment_takes_a_folder_of_photographs(monkeypatch, capsys, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     assert [Image.open(tmp_path / "maps" / name).size for name in ("a.png", "b.png")] == [(70, 50), (48, 64)]
+
+
+def test_segment_takes_a_photograph_that_is_named_twice_once(monkeypatch, capsys, tmp_path):
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    status, _, err = call(
+        monkeypatch, capsys, "segment", tmp_path / "a.png", tmp_path / "a.png", "--dataset", "synthetic_scenes",
+        "--profile", "smoke", "--method", "kmeans", "--out", tmp_path / "maps",
+    )  # fmt: skip
+    assert status == 0, err
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["a.png", "a_overlay.png"]
 
 
 def test_segment_replaces_its_own_maps_and_nothing_else(monkeypatch, capsys, tmp_path):

@@ -462,7 +462,36 @@ def test_folder_empty_split(tmp_path):
     for split in ("train", "test"):
         with pytest.raises(InputError, match=f"'{split}' is unknown or empty; splits with images: val"):
             dataset.ids(split)
-    assert datasets.check(f"folder:{tmp_path}") == [f"folder:{tmp_path}: split 'train' is empty"]
+    assert datasets.check(f"folder:{tmp_path}") == []  # its photographs can be evaluated after a fit to others
+
+
+def test_a_folder_of_labels_that_may_not_be_read_is_not_one_without_labels(tmp_path, monkeypatch):
+    labels, entries = make_folder(tmp_path) / "labels" / "train", Path.iterdir
+
+    def iterdir(folder):
+        if folder == labels:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return entries(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(PermissionError, match="labels/train"):
+        FolderDataset(tmp_path)
+
+
+def test_check_goes_on_after_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    images, opened = make_folder(tmp_path) / "images" / "val", Path.open
+    first, second = sorted(images.iterdir())[:2]
+    cut_in_half(second)
+
+    def refused(path, *mode, **options):
+        if path == first:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *mode, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    problems = datasets.check(f"folder:{tmp_path}")
+    assert len(problems) == 2
+    assert f"Permission denied: '{first}'" in problems[0] and f"{second.name} is damaged" in problems[1]
 
 
 @pytest.mark.parametrize(

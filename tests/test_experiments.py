@@ -348,7 +348,7 @@ def test_an_evaluation_whose_maps_or_fit_are_gone_begins_anew(tmp_path, monkeypa
     if changed == "maps":
         next(tmp_path.glob("out/maps/.unchecked/*/kmeans/*.png")).unlink()
     else:
-        (path,) = tmp_path.glob("cache/kmeans/*.safetensors")
+        (path,) = tmp_path.glob("cache/heads/*.safetensors")
         tensors, document = read_checked_tensors(path)
         write_checked_tensors(path, {name: of.flip(0) for name, of in tensors.items()}, document)  # clusters renamed
     seen = evaluated_by(monkeypatch)
@@ -361,7 +361,7 @@ def test_an_evaluation_whose_maps_or_fit_are_gone_begins_anew(tmp_path, monkeypa
 def test_maps_of_another_fit_are_not_taken_for_those_of_an_interrupted_one(tmp_path, monkeypatch):
     wanted = {"save_maps": True, "progress": False}
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "whole", **wanted)
-    (path,) = tmp_path.glob("cache/kmeans/*.safetensors")
+    (path,) = tmp_path.glob("cache/heads/*.safetensors")
     before, (tensors, document) = path.read_bytes(), read_checked_tensors(path)
     with interrupted_after(2, monkeypatch):
         run_experiment(EXPERIMENT, ("kmeans",), tmp_path / "out", **wanted)

@@ -138,7 +138,7 @@ def test_fitted_clusters_come_back_from_the_cache_unchanged(tmp_path, monkeypatc
 
 def test_a_corrupted_cluster_file_is_named(tmp_path):
     fitted_heads()
-    for path in (tmp_path / "cache" / "kmeans").glob("*.safetensors"):
+    for path in (tmp_path / "cache" / "heads").glob("*.safetensors"):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
@@ -225,7 +225,7 @@ def test_what_another_process_computes_is_waited_for_and_taken(tmp_path, monkeyp
 def test_a_cache_that_cannot_be_written_is_met_before_the_fit(tmp_path, monkeypatch):
     bench = open_workbench(EXPERIMENT, progress=False)
     assert bench.train
-    (tmp_path / "cache" / "kmeans").touch()
+    (tmp_path / "cache" / "heads").touch()
     monkeypatch.setattr("neuralef.methods.Recipe.fitted", lambda *_, **__: pytest.fail("fitted"))
     with pytest.raises(InputError, match=r"cannot write to folder .*kmeans"):
         bench.head("kmeans", 5, 0)

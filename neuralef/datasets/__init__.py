@@ -145,7 +145,7 @@ def prepare(
     # Nothing here knows the names of images that a split lacks altogether.
     remedy = _anew(info, base) if miscounted else f"put back what is missing, or {_anew(info, base)}"
     _raise_if_any(miscounted + missing, f"{name} is incomplete", remedy)
-    sizes = ", ".join(f"{len(dataset.ids(split))} {split}" for split in dataset.splits)
+    sizes = ", ".join(f"{size} {split}" for split, size in dataset.sizes.items() if size)
     log.info("%s is ready in %s: %s images", name, base / info.folder, sizes)
     return dataset
 
@@ -378,7 +378,7 @@ def _problems(dataset: Dataset, info: DatasetInfo | None) -> list[str]:
     if not isinstance(dataset, FileDataset):
         return []
     problems = _count_problems(info, dataset) if info else []
-    may_lack = {"val"} if isinstance(dataset, FolderDataset) else set()  # all of one's own may be for training
+    may_lack = {"train", "val"} if isinstance(dataset, FolderDataset) else set()  # one of them is there: it says so
     problems += [
         f"{dataset.name}: split {split!r} is empty"
         for split, size in dataset.sizes.items()
@@ -395,7 +395,7 @@ def _image_problems(dataset: FileDataset, image_id: str, *, labelled: bool) -> l
     for read in (dataset.image, dataset.label) if labelled else (dataset.image,):
         try:
             read(image_id)
-        except InputError as error:
+        except (InputError, OSError) as error:  # one that may not be read does not hide the others
             problems.append(str(error))
     # A missing image is also why its label cannot be compared with it.
     return list(dict.fromkeys(problems))

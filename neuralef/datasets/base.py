@@ -48,6 +48,11 @@ class Dataset(ABC):
     def splits(self) -> tuple[str, ...]:
         """Names of the splits, such as ``("train", "val")``."""
 
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Number of images of every split; an empty one is listed with 0."""
+
     @abstractmethod
     def ids(self, split: str) -> list[str]:
         """Image ids of a split, sorted; unique over the dataset and usable as file names.

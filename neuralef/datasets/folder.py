@@ -159,7 +159,7 @@ def _files(root: Path, split: str) -> dict[str, ImageFiles]:
     """Images of a split by file name without suffix, with their labels where there are any."""
     images, labels = root / "images" / split, root / "labels" / split
     found: dict[str, Path] = {}
-    for label in labels.glob("*"):
+    for label in labels.iterdir() if labels.is_dir() else ():  # glob passes over a folder that may not be read
         if label.suffix.lower() == ".png" and found.setdefault(_composed(label), label) != label:
             names = " and ".join(sorted((found[_composed(label)].name, label.name)))
             raise InputError(f"{labels} holds both {names}; rename one of them")

@@ -106,6 +106,11 @@ class SyntheticScenes(Dataset):
         """``("train", "val")``."""
         return tuple(self._counts)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of scenes of both splits."""
+        return dict(self._counts)
+
     def ids(self, split: str) -> list[str]:
         """``train-000000`` and so on."""
         return [f"{split}-{index:06d}" for index in range(self._count(split))]

@@ -58,6 +58,8 @@ def test_unknown_parameter_is_refused_before_anything_runs(tmp_path):
         ("32", {"datasets": "camvid"}, r"datasets is 'camvid'; write a list, as -p 'datasets=\[camvid\]'"),
         ("30", {"seeds": 3}, r"seeds is 3; write a list, as -p 'seeds=\[3\]'"),
         ("30", {"seeds": None}, r"'seeds=\[\]'"),
+        ("18", {"gpu": 3090}, "gpu is 3090; write text in quotes, as -p 'gpu=\"3090\"'"),
+        ("37", {"film": None}, "'film=\"\"'"),
         ("17", {"draws": "many"}, "draws is 'many'; write a whole number, as -p 'draws=1000'"),
         ("17", {"draws": True}, "draws is True"),
         ("17", {"draws": 10.5}, "draws is 10.5"),
@@ -73,7 +75,7 @@ def test_parameter_of_another_kind_is_refused_with_the_remedy(number, parameter,
 
 
 def test_whole_numbers_are_taken_for_any():
-    notebooks.check_parameters(*notebooks.sources("18"), {"memory_gb": 80, "gpu": 3090})
+    notebooks.check_parameters(*notebooks.sources("18"), {"memory_gb": 80})
 
 
 def test_datasets_a_notebook_reads_are_those_it_is_given_or_its_own():
@@ -82,6 +84,8 @@ def test_datasets_a_notebook_reads_are_those_it_is_given_or_its_own():
     assert notebooks.datasets_read(source, {"datasets": ["a", "b"], "tuned_on": "b"}, "own") == ("a", "b")
     assert notebooks.datasets_read(film, {}, "own") == ("own", "camvid")
     assert notebooks.datasets_read(plain, {}, "own") == ("own",)
+    with pytest.raises(InputError, match='dataset 5 is no text; write it in quotes, as "5"'):
+        notebooks.datasets_read(source, {"datasets": [5]}, "own")
 
 
 def test_unknown_notebook_is_refused():
