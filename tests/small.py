@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from trees import SCENES
 
+from neuralef.backbones import ColourBackbone, available
 from neuralef.clustering import ClusterHead
 from neuralef.config import Config
 from neuralef.workbench import Experiment
@@ -36,6 +37,18 @@ class Colours(ClusterHead):
 
     def logits(self, levels):
         return 4 * levels[..., :8]
+
+
+class Recording(ColourBackbone):
+    """The backbone of colours, which notes the precisions it is asked for."""
+
+    def __init__(self):
+        super().__init__(next(spec for spec in available() if spec.name == "colour_patches"))
+        self.asked = set()
+
+    def forward(self, images, *, precision="float32"):
+        self.asked.add(precision)
+        return super().forward(images)
 
 
 def same(first, second):

@@ -18,6 +18,7 @@ from neuralef.audit import (
     view_label,
 )
 from neuralef.augmentation import AugmentedPhotographs, View, apply_view, view_at
+from neuralef.clustering import hidden_features
 from neuralef.config import Config
 from neuralef.datasets.base import IGNORE_LABEL
 from neuralef.datasets.crops import crop_label
@@ -281,3 +282,12 @@ def test_nothing_on_the_way_of_an_experiment_imports_the_audit():
 def test_training_imports_neither_datasets_nor_evaluation():
     imported = set(imported_by(PACKAGE / "training.py"))
     assert not [name for name in imported if name.startswith(("neuralef.datasets", "neuralef.evaluation"))]
+
+
+def test_the_probe_runs_the_blocks_of_psi_in_its_precision(store):
+    psi = training.new_psi(store, CONFIG, 4, seed=0).eval()
+    levels = store.levels(slice(0, 2))
+    probe = torch.nn.Linear(psi.head.in_features, 3)
+    with torch.inference_mode():
+        expected = probe(hidden_features(psi, levels, "bfloat16"))
+        assert torch.equal(audit.LinearProbe(psi, probe, "bfloat16").logits(levels), expected)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from interruptions import interrupted_at
-from small import EXPERIMENT, photograph, same
+from small import EXPERIMENT, Recording, photograph, same
 from trees import write_folder_dataset
 
 from neuralef import training
@@ -265,3 +265,27 @@ def test_sizes_are_checked_of_the_crops_not_of_the_stored_images(store, augmente
     with pytest.raises(InputError, match="patch_stride is 3, but an image has \\(2, 2\\) patches"):
         options = {"num_eigenfunctions": 4, "seed": 0, "progress": False, "augmented": smaller}
         training.train(store, replace(CONFIG, patch_stride=3), **options)
+
+
+def test_shrinking_averages_what_it_leaves_out():
+    stripes = np.tile(np.uint8([255, 0, 0, 255]), 15)
+    image = np.array(np.broadcast_to(stripes[None, :, None], (40, 60, 3)))
+    found = apply_view(image, replace(PLAIN, ratio=0.25), 40, 64)
+    assert found.shape == (3, 10, 15)
+    assert (found[:, :, 1:-1] - 0.5).abs().max() < 0.1
+
+
+def test_the_backbone_is_asked_for_the_precision_of_the_configuration(scenes, store):
+    backbone, config = Recording(), replace(CONFIG, precision="bfloat16")
+    AugmentedPhotographs(scenes.image, store.ids, backbone, 64, 64, config).batch(np.array([0, 1]), seed=0, step=0)
+    assert backbone.asked == {"bfloat16"}
+
+
+def test_features_of_a_crop_beyond_float16_are_refused(scenes, store):
+    class Large(Recording):
+        def forward(self, images, **settings):
+            return super().forward(images, **settings) + 70_000
+
+    crops = AugmentedPhotographs(scenes.image, store.ids, Large(), 64, 64, CONFIG)
+    with pytest.raises(InputError, match="features of a crop at step 3 exceed float16"):
+        crops.batch(np.array([0]), seed=0, step=3)

@@ -513,3 +513,9 @@ def test_fingerprint_follows_every_number_of_every_tensor(tmp_path, checkpoint, 
 def test_settings_of_a_network_are_refused_where_there_is_none(setting):
     with pytest.raises(InputError, match=rf"{next(iter(setting))} is .*, but colour_patches has no network"):
         backbones.build("colour_patches", **setting)
+
+
+def test_more_images_than_pass_together_are_all_seen_in_order(colour_backbone):
+    images = torch.rand(2 * backbones.IMAGES_AT_ONCE["float32"] + 1, 3, 16, 24)
+    expected = torch.cat([colour_backbone(image[None]) for image in images])
+    torch.testing.assert_close(colour_backbone(images), expected)

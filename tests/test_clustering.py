@@ -108,10 +108,10 @@ def test_of_more_images_than_patches_some_give_one_each(store):
 
 def test_pca_keeps_what_scikit_learn_keeps(store):
     config = replace(CONFIG, pca_channels=5)
-    head = clustering.fit_pca_kmeans(store, config, num_clusters=4, seed=0, progress=False)
+    head = clustering.fit_pca_kmeans(store, config, num_clusters=4, seed=3, progress=False)
     mean = store.channel_statistics[0][-store.channels[-1] :]
     prepared = F.normalize(store.high(slice(None)) - mean, dim=-1).flatten(0, 2).numpy()
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(3)
     chosen = [64 * image + np.sort(rng.choice(64, 33, replace=False)) for image in range(6)]
     pca = PCA(5).fit(prepared[np.concatenate(chosen)])
     distance = ((pca.transform(prepared)[:, None] - head.centroids.values[None]) ** 2).sum(-1)
@@ -119,7 +119,7 @@ def test_pca_keeps_what_scikit_learn_keeps(store):
     np.testing.assert_array_equal(found, distance.argmin(1))
     # Centroids are means of what they cluster, as far as the iterations went: in the same coordinates, not beside them.
     projected = pca.transform(prepared[np.concatenate(chosen)])
-    expected = fit_kmeans(projected, 4, seed=0, iterations=config.kmeans_iterations)
+    expected = fit_kmeans(projected, 4, seed=3, iterations=config.kmeans_iterations)
     np.testing.assert_allclose(np.abs(head.centroids.values), np.abs(expected.values), atol=1e-3)
 
 
@@ -173,3 +173,34 @@ def test_landmarks_too_few_for_their_neighbours_are_named(store):
     config = replace(CONFIG, spectral_landmarks=12, spectral_neighbors=12)
     with pytest.raises(InputError, match="spectral_neighbors is 12, but a graph of 12 landmarks"):
         clustering.fit_spectral(store, config, num_clusters=4, seed=0, progress=False)
+
+
+def test_landmarks_are_a_sample_of_centred_features_of_unit_length(store):
+    config = replace(CONFIG, spectral_landmarks=120, spectral_neighbors=7)
+    head = clustering.fit_spectral(store, config, num_clusters=4, seed=3, progress=False)
+    high = store.high(slice(None))
+    prepared = F.normalize(high - high.mean(dim=(0, 1, 2)), dim=-1)
+    np.testing.assert_allclose(head.landmarks.features, sampled(prepared, 120, seed=3), atol=1e-4)
+    assert head.landmarks.neighbors == 7
+
+
+def test_hidden_kmeans_is_kmeans_on_a_sample_of_hidden_features(store):
+    config = replace(CONFIG, kmeans_iterations=2)
+    psi = training.new_psi(store, config, 4, seed=0).eval()
+    head = clustering.fit_hidden_kmeans(store, psi, config, num_clusters=5, seed=2, progress=False)
+    hidden = clustering.hidden_features(psi, store.levels(slice(None)), "float32")
+    expected = fit_kmeans(sampled(hidden, 200, seed=2), 5, seed=2, iterations=2)
+    np.testing.assert_allclose(head.centroids.values, expected.values, atol=1e-4)
+
+
+def test_heads_run_the_blocks_of_psi_in_their_precision(store):
+    config = replace(CONFIG, precision="bfloat16")
+    psi = training.new_psi(store, config, 4, seed=0).eval()
+    levels = store.levels(slice(0, 2))
+    hidden = clustering.hidden_features(psi, levels, "bfloat16")
+    fitted = clustering.fit_hidden_kmeans(store, psi, config, num_clusters=4, seed=0, progress=False)
+    read = clustering.HiddenKMeans.from_tensors(fitted.tensors(), psi, config)
+    with torch.inference_mode():
+        assert torch.equal(clustering.EigenfunctionHead.from_tensors({}, psi, config).logits(levels), psi.head(hidden))
+        for head in (fitted, read):
+            assert torch.equal(head.logits(levels), head.centroids.logits(hidden))

@@ -2,6 +2,7 @@ import os
 import sys
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,3 +195,32 @@ def test_results_say_which_crf_they_had(library, mode, tmp_path, monkeypatch, ow
     assert frame["crf"].tolist() == ["none"] * 3 + [mode] * 3
     assert {row["experiment_id"] for row in rows}.isdisjoint(row["experiment_id"] for row in plain)
     assert rows[0]["mean_iou"] != plain[0]["mean_iou"]
+
+
+def test_the_field_has_the_settings_of_the_official_code(monkeypatch):
+    asked = {}
+
+    class Field:
+        def __init__(self, width, height, clusters):
+            self.shape = clusters, width * height
+
+        def setUnaryEnergy(self, energy):  # noqa: N802 (the library's)
+            assert energy.shape == self.shape
+
+        def addPairwiseGaussian(self, **settings):  # noqa: N802
+            asked["smoothness"] = settings
+
+        def addPairwiseBilateral(self, *, rgbim, **settings):  # noqa: N802
+            asked["appearance"] = settings
+
+        def inference(self, iterations):
+            asked["iterations"] = iterations
+            return np.zeros(self.shape)
+
+    monkeypatch.setattr(crf, "_library", lambda: SimpleNamespace(DenseCRF2D=Field))
+    crf.dense_crf(np.full((2, 4, 5), 0.5, np.float32), np.zeros((4, 5, 3), np.uint8), "colour")
+    assert asked == {
+        "iterations": 10,
+        "smoothness": {"sxy": 1, "compat": 3},
+        "appearance": {"sxy": 67, "srgb": 3, "compat": 4},
+    }

@@ -9,7 +9,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from neuralef import deep_spectral
 from neuralef.config import Config
-from neuralef.deep_spectral import Cut, fit_deep_spectral
+from neuralef.deep_spectral import Cut, DeepSpectralHead, fit_deep_spectral
 from neuralef.errors import InputError
 from neuralef.graph import pixel_graph
 from neuralef.kmeans import Centroids, fit_kmeans
@@ -154,3 +154,16 @@ def test_an_image_of_too_few_patches_is_refused(image):
     assert blind(features[:4, :5], None).shape == (4, 5)
     with pytest.raises(InputError, match=rf"at least {CUT.segments + 1} patches an image; there are {CUT.segments}"):
         blind(features[:1, : CUT.segments], None)
+
+
+def test_a_head_comes_back_with_its_cut(planted_store):
+    head = fit_deep_spectral(planted_store, CONFIG, num_clusters=4, seed=7, progress=False)
+    assert DeepSpectralHead.from_tensors(head.tensors(), None, CONFIG).cut == head.cut == replace(CUT, seed=7)
+
+
+def test_eigenvectors_need_patches_too():
+    high = torch.randn(3, 3, 5, generator=torch.Generator().manual_seed(0))
+    cut = replace(CUT, eigenvectors=8, segments=2, colour_weight=0.0)
+    with pytest.raises(InputError, match="at least 10 patches an image; there are 9"):
+        cut(high, None)
+    assert replace(cut, eigenvectors=7)(high, None).shape == (3, 3)

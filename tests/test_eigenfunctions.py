@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from reference import softmax_attention, softmax_free_attention
 
 from neuralef.eigenfunctions import (
+    Block,
     Eigenfunctions,
     LinearAttention,
     OrthonormalRows,
@@ -198,3 +199,7 @@ def test_orthonormal_rows_pass_the_gradient():
 def test_an_mlp_without_hidden_channels_is_refused():
     with pytest.raises(InputError, match=r"mlp_ratio is 0\.01, which leaves no hidden channel of 32"):
         Eigenfunctions(8, 4, width=32, mlp_ratio=0.01, generator=seeded())
+
+
+def test_hidden_channels_are_cut_to_whole_ones():
+    assert Block(6, "softmax", 0.45).mlp[0].out_features == 2

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small import Recording
 
 from neuralef import features
 from neuralef.backbones import ColourBackbone, available
@@ -475,3 +476,18 @@ def test_code_that_reads_photographs_and_versions_are_part_of_the_key(tmp_path, 
         assert key() != before
     monkeypatch.setattr(features, "versions", lambda: "torch 99")
     assert key() != before
+
+
+def test_the_backbone_is_asked_for_the_precision_of_the_configuration(scenes, tmp_path):
+    backbone = Recording()
+    extract(scenes, "val", backbone, replace(CONFIG, precision="bfloat16"), cache=tmp_path, progress=False)
+    assert backbone.asked == {"bfloat16"}
+
+
+def test_channel_statistics_are_of_all_chunks(tmp_path, colour_backbone):
+    scenes = SyntheticScenes(train=IMAGES, val=1, size=(32, 40))
+    found = extract(scenes, "train", colour_backbone, CONFIG, cache=tmp_path, progress=False)
+    levels = found.levels(slice(None)).flatten(0, 2)
+    mean, deviation = found.channel_statistics
+    torch.testing.assert_close(mean, levels.mean(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(deviation, levels.std(0, correction=0), rtol=1e-3, atol=1e-4)

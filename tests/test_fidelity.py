@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from small import same
 
-from neuralef import fidelity
+from neuralef import fidelity, training
 from neuralef.config import Config
+from neuralef.eigenfunctions import Eigenfunctions
 from neuralef.errors import InputError
 from neuralef.spectral import principal_eigenvectors
 
@@ -162,3 +164,27 @@ def test_impossible_fits_are_named(small):
         fidelity.compare(exact[:, :2], exact, graph.kernel)
     with pytest.raises(InputError, match="leave a node alone"):
         fidelity.planted_chain((5, 5), inside=0.01, across=0.0)
+
+
+def test_a_fit_is_its_steps_written_out():
+    graph = fidelity.planted_chain(SMALL)
+    schedule = {"temperature_start": 2.0, "temperature_end": 0.5, "learning_rate": 1e-2}
+    config = Config(width=16, standardise_inputs=True, **schedule)
+    flat = graph.levels.flatten(0, 2)
+    statistics = (flat.mean(dim=0), flat.std(dim=0, correction=0))
+    psi = Eigenfunctions.of(config, flat.shape[1], 3, seed=5, input_statistics=statistics)
+    adam = training.new_optimizer(psi, config)
+    for step in range(4):
+        temperature, rate = training.schedules(config, step / 4)
+        training.set_learning_rate(adam, rate)
+        noise = training.noise_of(5, step)
+        training.optimise(psi, adam, graph.levels, graph.kernel, config, temperature=temperature, noise=noise)
+    fit = fidelity.fit(graph.levels, graph.kernel, config, num_eigenfunctions=3, seed=5, steps=4, progress=False)
+    assert same(psi.state_dict(), fit.psi.state_dict())
+    with torch.inference_mode():
+        logits = psi(graph.levels.flatten(1, 2))[0].double()
+    np.testing.assert_array_equal(fit.functions[-1], (logits / 0.5).softmax(dim=1).numpy())
+
+
+def test_plain_settings_are_in_single_precision():
+    assert fidelity.plain_config(Config(precision="bfloat16"), 7, penalty=1.3).precision == "float32"

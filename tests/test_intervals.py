@@ -193,3 +193,9 @@ def test_gains_are_those_of_each_run():
     first, second = tables(2, seed=1), tables(2, seed=2)
     scores = [[literal_mean_iou(run.sum(axis=0)) for run in runs] for runs in (first, second)]
     assert paired_gains(first, second) == pytest.approx(np.subtract(scores[1], scores[0]))
+
+
+def test_words_of_an_interval_say_what_resampling_undoes():
+    assert Interval(0.1, 0.05, 0.15).says_of(0) == "excludes 0"
+    assert Interval(0.1, 0.05, 0.15, 0.06).says_of(0) == "excludes 0, but not with what resampling shifts taken off"
+    assert Interval(0.1, -0.05, 0.15).says_of(0) == "includes 0"

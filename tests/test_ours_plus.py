@@ -12,7 +12,7 @@ from neuralef.config import Config
 from neuralef.datasets.crops import crop_image
 from neuralef.features import extract, shifted_levels, to_tensor
 from neuralef.kmeans import fit_kmeans
-from neuralef.ours_plus import diffuse, fit_feature_plus, fit_plus
+from neuralef.ours_plus import PlusHead, diffuse, fit_feature_plus, fit_plus
 from neuralef.segmentation import Segmenter, segment_store
 from neuralef.spectral import RESTARTS
 from neuralef.training import new_psi
@@ -127,3 +127,13 @@ def test_one_view_is_the_image_itself(colour_backbone):
 def test_views_refuse_sides_that_are_no_multiples(colour_backbone):
     with pytest.raises(ValueError, match="30 x 40 must be multiples of the patch, 8"):
         shifted_levels(colour_backbone, torch.zeros(1, 3, 30, 40), 2)
+
+
+def test_the_head_runs_the_blocks_of_psi_in_its_precision(store):
+    config = replace(CONFIG, precision="bfloat16")
+    psi = new_psi(store, config, 4, seed=0).eval()
+    levels = store.levels(slice(0, 2))
+    fitted = fit_plus(store, psi, config, num_clusters=4, seed=0, progress=False)
+    with torch.inference_mode():
+        for head in (fitted, PlusHead.from_tensors(fitted.tensors(), psi, config)):
+            assert torch.equal(head.features(levels), hidden_features(psi, levels, "bfloat16"))

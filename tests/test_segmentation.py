@@ -5,16 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from small import Colours
+from small import Colours, Recording, photograph
 
-from neuralef import clustering
+from neuralef import clustering, segmentation
 from neuralef.backbones import build
 from neuralef.clustering import ClusterHead
 from neuralef.config import Config
 from neuralef.crf import dense_crf
 from neuralef.features import to_tensor
 from neuralef.protocols import Sliding
-from neuralef.segmentation import Segmenter, cluster_map, merged_maps, segment_store, store_windows
+from neuralef.segmentation import Segmenter, cluster_map, joint_logits, merged_maps, segment_store, store_windows
 from neuralef.upsampling import Guide, guided_map
 
 
@@ -172,3 +172,39 @@ def test_a_crf_follows_the_crop_the_whole_photograph_and_the_windows(scenes):
     windows = replace(refined, sliding=Sliding(64, 32, 32))
     assert windows(image).shape == image.shape[:2]
     assert (windows(image) != replace(windows, crf="none")(image)).any()
+
+
+@pytest.mark.parametrize("sliding", [None, Sliding(36, 36, 14)])
+def test_the_backbone_is_asked_for_the_precision_of_the_segmenter(sliding):
+    backbone = Recording()
+    Segmenter(backbone, Colours(), 36, "bfloat16", sliding=sliding)(photograph(36, 50))
+    assert backbone.asked == {"bfloat16"}
+
+
+def test_windows_of_several_views_are_filled_up_to_whole_patches(colour_backbone):
+    class Fine(Colours):
+        views = 2
+
+    assert Segmenter(colour_backbone, Fine(), 36, sliding=Sliding(36, 36, 14))(photograph(36, 50)).shape == (36, 50)
+
+
+def test_of_equally_likely_clusters_the_first_is_taken():
+    assert not cluster_map(torch.zeros(3, 4, 5), (9, 11)).any()
+
+
+def test_every_head_keeps_its_temperature_where_windows_are_shared(colour_backbone):
+    class Sharp(Colours):
+        softmax_temperature = 0.5
+
+    segmenters = [Segmenter(colour_backbone, head, 36, sliding=Sliding(36, 36, 14)) for head in (Colours(), Sharp())]
+    assert [found.temperature for found in joint_logits(segmenters, photograph(36, 50))] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("mode", ["colour", "black"])
+def test_the_field_is_of_the_mode_that_was_asked_for(colour_backbone, monkeypatch, mode):
+    asked = []
+    monkeypatch.setattr(segmentation, "dense_crf", lambda probabilities, image, given: asked.append(given))
+    segmenter = Segmenter(colour_backbone, Colours(), 36, crf=mode)
+    segmenter(photograph(36, 50))
+    segmenter.crop(photograph(36, 50))
+    assert asked == [mode, mode]

@@ -188,11 +188,21 @@ def test_rows_over_other_landmarks_are_refused(landmarks):
         landmarks[0].extend_rows(sp.csr_array((2, 299)))
 
 
-def test_eigenfunctions_that_cannot_be_extended_are_refused():
-    # Pairs of equal patches: eigenvalue 1 for each pair, then -1
-    features = torch.eye(4).repeat_interleave(2, dim=0)
-    with pytest.raises(InputError, match="eigenvalue 5 of the landmarks' graph is -1"):
-        spectral.landmark_eigenvectors(features, 5, neighbors=1)
+@pytest.mark.parametrize(("alike", "value"), [(2, r"-1, and"), (4, r"-0\.33, and")])
+def test_eigenfunctions_that_cannot_be_extended_are_refused(alike, value):
+    # Four complete graphs of n equal patches: eigenvalue 1 for each graph, then -1 / (n - 1)
+    features = torch.eye(4).repeat_interleave(alike, dim=0)
+    with pytest.raises(InputError, match=f"eigenvalue 5 of the landmarks' graph is {value}"):
+        spectral.landmark_eigenvectors(features, 5, neighbors=alike - 1)
+
+
+def test_an_eigenpair_is_missed_if_it_lies_but_little_above_the_least():
+    values = np.array([1.0, 0.95, 0.9, *np.linspace(0, 0.8, 9)])
+    start = np.ones(len(values))
+    known = np.eye(len(values))[:, [0, 2]]
+    value, vector = spectral._missed(np.diag(values), values[[0, 2]], known, start)
+    assert value == pytest.approx(0.95) and abs(vector[1]) == pytest.approx(1)
+    assert spectral._missed(np.diag(values), values[:3], np.eye(len(values))[:, :3], start) is None
 
 
 def test_landmarks_of_which_no_two_are_alike_are_refused():

@@ -87,3 +87,16 @@ def test_a_damaged_file_is_named(path):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"counts\.safetensors does not match its checksum; delete it"):
         Tally(path, "this", SHAPE)
+
+
+def test_a_continued_count_is_kept_after_another_minute(tmp_path, monkeypatch):
+    clock, path = [0.0], tmp_path / "counts.safetensors"
+    monkeypatch.setattr(tally, "perf_counter", lambda: clock[0])
+    first = Tally(path, "this", SHAPE)
+    clock[0] = 100.0
+    first.add(IMAGES[0])
+    continued = Tally(path, "this", SHAPE)
+    for seconds, kept in ((130.0, 1), (161.0, 3)):
+        clock[0] = seconds
+        continued.add(IMAGES[1])
+        assert Tally(path, "this", SHAPE).images == kept

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -280,3 +281,18 @@ def test_more_neighbours_than_patches_are_refused(store):
 def test_fewer_images_than_a_batch_are_one_batch(store):
     config = replace(CONFIG, batch_images=1000, epochs=3)
     assert len(training.train(store, config, num_eigenfunctions=4, seed=0, progress=False).history) == 3
+
+
+def test_the_noise_of_ten_seeds_lies_200_million_steps_apart():
+    starts = sorted(training.noise_of(seed, 0).initial_seed() for seed in range(10))
+    assert np.diff([*starts, starts[0] + 2**32]).min() > 200_000_000
+    assert training.noise_of(3, 7).initial_seed() == training.noise_of(3, 0).initial_seed() + 7
+
+
+def test_seconds_before_an_interruption_count(store, tmp_path, monkeypatch):
+    clock = itertools.count(step=10)
+    monkeypatch.setattr(training, "perf_counter", lambda: next(clock))
+    keep = {"num_eigenfunctions": 4, "seed": 0, "folder": tmp_path, "checkpoint_every": 2, "progress": False}
+    with interrupted_at(training, 3):
+        training.train(store, CONFIG, **keep)
+    assert training.train(store, CONFIG, **keep).train_s == 20 + 10 * 10  # two steps were kept, ten were left

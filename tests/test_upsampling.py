@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small import photograph
 
 from neuralef.features import to_tensor
 from neuralef.segmentation import cluster_map
@@ -67,3 +68,12 @@ def test_a_pixel_unlike_every_patch_takes_the_mean_of_all_in_reach():
     logits = torch.zeros(4, 4, 2)
     logits[..., 1] = 1.0
     assert guided_map(logits, image, Guide(colour=0.01))[5, 5] == 1
+
+
+@pytest.mark.parametrize(("patches", "reach"), [(1.5, 4), (0.6, 2), (2.0, 5)])
+def test_a_guide_reaches_two_and_a_half_deviations(patches, reach):
+    assert Guide(patches=patches).reach == reach
+
+
+def test_a_single_cluster_is_everywhere():
+    assert not guided_map(torch.zeros(3, 3, 1), photograph(12, 12), Guide()).any()

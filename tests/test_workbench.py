@@ -253,3 +253,8 @@ def test_a_digest_of_code_leaves_out_nothing_that_decides_a_number(kind):
     elsewhere |= {"config", "weights"} if kind == "extraction" else {"features", "backbones", "augmentation"}
     for module in modules:
         assert imports_of(module) <= modules | elsewhere, module
+
+
+def test_a_segmenter_has_the_precision_of_the_configuration():
+    bench = open_workbench(replace(EXPERIMENT, config=replace(CONFIG, precision="bfloat16")), progress=False)
+    assert bench.segmenter("kmeans", 5, 0).precision == "bfloat16"
