@@ -14,7 +14,8 @@ from neuralef.audit_study import audit_table, compare, counts_of, run_audit
 from neuralef.errors import InputError
 from neuralef.evaluation import score, score_mapping
 from neuralef.experiments import run_experiment
-from neuralef.intervals import paired_difference_interval
+from neuralef.intervals import bootstrap_interval, max_iou_score, paired_difference_interval
+from neuralef.reporting import cases_won, mean_and_interval, mean_and_spread
 from neuralef.results import COLUMNS
 from neuralef.workbench import open_workbench
 
@@ -168,6 +169,14 @@ def test_comparison_is_the_paired_bootstrap_of_the_kept_counts(audited):
     sides = [counts_of(rows, root / "out", variant, "ours") for variant in ("none", "gradient")]
     assert found.difference == paired_difference_interval(*sides, draws=40)
     assert found.difference.estimate == pytest.approx(np.mean(found.gains))
+    assert [found.without, found.with_gradient] == [bootstrap_interval(side, draws=40) for side in sides]
+    assert found.row() == {
+        "method": "Ours",
+        "without": mean_and_interval(found.without),
+        "with gradient": mean_and_interval(found.with_gradient),
+        "difference": mean_and_interval(found.difference, sign="+"),
+        "seeds where it is higher": cases_won(found.gains),
+    }
     higher = sum(gain > 0 for gain in found.gains)
     sentence = found.sentence()
     assert f"{100 * found.without.estimate:.1f} (" in sentence
@@ -192,6 +201,17 @@ def test_table_has_a_line_for_each_variant_and_method(audited):
     ]  # fmt: skip
     assert set(table["seeds"]) == {"2"}
     assert table.iloc[0, 2:].tolist() == table.iloc[2, 2:].tolist()
+    statistics = (max_iou_score, lambda counts: score_mapping(counts, np.arange(len(counts))).mean_iou)
+    named = zip((5, 7), ("ours", "linear_probe"), ("max_iou", "identity"), statistics, strict=True)
+    for line, method, matching, statistic in named:
+        of = rows[(rows["variant"] == "gradient") & (rows["method"] == method) & (rows["matching"] == matching)]
+        interval = bootstrap_interval(counts_of(rows, root / "out", "gradient", method), statistic, draws=20)
+        assert table.iloc[line, 3:].tolist() == [
+            matching,
+            mean_and_spread(of["accuracy"]),
+            mean_and_spread(of["mean_iou"]),
+            f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
+        ]
 
 
 def test_psi_is_audited_as_it_is_trained_on_random_crops_too(tmp_path, own_cache):

@@ -10,7 +10,7 @@ from small import EXPERIMENT, Recording, photograph, same
 from trees import write_folder_dataset
 
 from neuralef import training
-from neuralef.augmentation import AugmentedPhotographs, View, apply_view, distort_colours, draw_view
+from neuralef.augmentation import AugmentedPhotographs, View, apply_view, distort_colours, draw_view, placed
 from neuralef.config import Config
 from neuralef.errors import InputError
 from neuralef.workbench import open_workbench
@@ -289,3 +289,7 @@ def test_features_of_a_crop_beyond_float16_are_refused(scenes, store):
     crops = AugmentedPhotographs(scenes.image, store.ids, Large(), 64, 64, CONFIG)
     with pytest.raises(InputError, match="features of a crop at step 3 exceed float16"):
         crops.batch(np.array([0]), seed=0, step=3)
+
+
+def test_halves_of_a_pixel_are_rounded_up_as_in_the_official_code():
+    assert placed((10, 25), PLAIN, 5, 64)[0] == (5, 13)

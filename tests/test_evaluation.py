@@ -119,7 +119,3 @@ def test_clusters_that_are_classes_need_no_matching():
     found = score_mapping(np.array([[3, 1], [2, 4]]), np.arange(2))
     assert found.accuracy == pytest.approx(7 / 10)
     assert found.mean_iou == pytest.approx((3 / 6 + 4 / 7) / 2)
-
-
-def test_a_class_of_a_single_pixel_counts_whole():
-    assert score(np.eye(3, dtype=np.int64), "max_iou").mean_iou == 1

@@ -210,3 +210,17 @@ def test_sides_run(stage):
 def test_this_machine_has_rates():
     machine = sizing.this_machine()
     assert machine.operations > 1e8 and machine.bandwidth > 1e7 and machine.memory > 1e8
+
+
+@pytest.mark.parametrize(("attention", "kept"), [("softmax", 10), ("elu", 13)])
+def test_memory_is_that_of_the_table(attention, kept):
+    """The last column of the table in :mod:`neuralef.costs`: B = 600 patches, W = 1152, K = 10, L = 3, r = 1.5."""
+    config = Config(width=None, depth=3, mlp_ratio=1.5, attention=attention)
+    activations = 4 * 600 * 1152 * (3 * (kept + 3) + 6)
+    learned = 12 * costs.psi_parameters(1152, 10, config)
+    assert costs.psi_step_cost(600, 1152, 10, config).memory == activations + 24 * 600 * 10 + learned
+    assert costs.psi_forward_cost(600, 1152, 10, config).memory == 4 * 600 * (1152 * 6 + 10)
+    assert costs.sparse_kernel_cost(600, 16, 100).memory == 36 * 600 * 100
+    vit, pictures = costs.transformer_of(VIT_SMALL), 2 * 4 * 3 * 320**2
+    two = costs.backbone_cost(vit, (320, 320), 2, at_once=2).memory
+    assert two == 2 * (4 * 401 * 384 * (4 + 2 * 4) + pictures + 4 * 400 * 3 * 384)
