@@ -28,6 +28,7 @@ from neuralef.features import extract
 from neuralef.files import read_checked_tensors, write_checked_tensors
 from neuralef.methods import REGISTRY
 from neuralef.results import read_results
+from neuralef.tally import Tally
 from neuralef.workbench import Workbench, open_workbench
 
 METRICS = ["experiment_id", "method", "matching", "accuracy", "mean_iou", "clusters_used"]
@@ -531,3 +532,10 @@ def test_kept_counts_are_not_computed_again(tmp_path, monkeypatch):
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
     monkeypatch.setattr(Workbench, "fitted", lambda *_: pytest.fail("computed again"))
     run_experiment(EXPERIMENT, ("kmeans",), tmp_path, image_tables=True, progress=False)
+
+
+def test_methods_that_share_passes_of_the_backbone_share_the_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(Tally, "seconds", 12.0)
+    experiment = replace(EXPERIMENT, config=SLIDING)
+    rows = run_experiment(experiment, ("kmeans", "kmeans_pca", "ours"), tmp_path, progress=False)
+    assert {row["eval_s"] for row in rows} == {4.0}

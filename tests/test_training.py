@@ -1,4 +1,5 @@
 import itertools
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -296,3 +297,10 @@ def test_seconds_before_an_interruption_count(store, tmp_path, monkeypatch):
     with interrupted_at(training, 3):
         training.train(store, CONFIG, **keep)
     assert training.train(store, CONFIG, **keep).train_s == 20 + 10 * 10  # two steps were kept, ten were left
+
+
+def test_psi_is_trained_in_the_precision_of_the_configuration(store, monkeypatch):
+    asked = set()
+    monkeypatch.setattr(training, "autocast", lambda precision, _: nullcontext(asked.add(precision)))
+    training.train(store, replace(CONFIG, precision="bfloat16"), num_eigenfunctions=4, seed=0, progress=False)
+    assert asked == {"bfloat16"}
