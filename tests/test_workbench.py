@@ -142,7 +142,7 @@ def test_a_corrupted_cluster_file_is_named(tmp_path):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"kmeans.*\.safetensors"):
+    with pytest.raises(InputError, match=r"heads.*\.safetensors"):
         fitted_heads()
 
 
@@ -227,7 +227,7 @@ def test_a_cache_that_cannot_be_written_is_met_before_the_fit(tmp_path, monkeypa
     assert bench.train
     (tmp_path / "cache" / "heads").touch()
     monkeypatch.setattr("neuralef.methods.Recipe.fitted", lambda *_, **__: pytest.fail("fitted"))
-    with pytest.raises(InputError, match=r"cannot write to folder .*kmeans"):
+    with pytest.raises(InputError, match=r"cannot write to folder .*heads"):
         bench.head("kmeans", 5, 0)
 
 
