@@ -10,11 +10,11 @@ from trees import write_folder_dataset
 
 from neuralef import audit, audit_study
 from neuralef.audit import VARIANTS
-from neuralef.audit_study import audit_table, compare, counts_of, run_audit
+from neuralef.audit_study import Comparison, audit_table, compare, counts_of, run_audit
 from neuralef.errors import InputError
 from neuralef.evaluation import score, score_mapping
 from neuralef.experiments import run_experiment
-from neuralef.intervals import bootstrap_interval, max_iou_score, paired_difference_interval
+from neuralef.intervals import Interval, bootstrap_interval, max_iou_score, paired_difference_interval
 from neuralef.reporting import cases_won, mean_and_interval, mean_and_spread
 from neuralef.results import COLUMNS
 from neuralef.workbench import open_workbench
@@ -278,3 +278,12 @@ def test_an_audit_without_a_labelled_pixel_to_score_keeps_nothing(tmp_path):
     with pytest.raises(InputError, match=r"no pixel of the 3 evaluated images of .* has a label"):
         run_audit([on_folder(f"folder:{tmp_path / 'data'}")], tmp_path / "out", variants=("none",), progress=False)
     assert not list((tmp_path / "out").glob("audit/*/*"))
+
+
+def test_a_comparison_names_its_sides():
+    sides = Interval(0.5, 0.45, 0.55), Interval(0.6, 0.57, 0.65)
+    found = Comparison("ours_star", *sides, Interval(0.1, 0.08, 0.12), (0.11, 0.09))
+    assert found.sentence().startswith(
+        r"**Ours\***: 50.0 (45.0 to 55.0) without, 60.0 (57.0 to 65.0) with the label gradient; the two intervals do "
+        "not overlap"
+    )

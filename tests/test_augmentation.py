@@ -10,7 +10,7 @@ from small import EXPERIMENT, Recording, photograph, same
 from trees import write_folder_dataset
 
 from neuralef import training
-from neuralef.augmentation import AugmentedPhotographs, View, apply_view, distort_colours, draw_view, placed
+from neuralef.augmentation import AugmentedPhotographs, View, apply_view, distort_colours, draw_view, placed, view_at
 from neuralef.config import Config
 from neuralef.errors import InputError
 from neuralef.workbench import open_workbench
@@ -293,3 +293,8 @@ def test_features_of_a_crop_beyond_float16_are_refused(scenes, store):
 
 def test_halves_of_a_pixel_are_rounded_up_as_in_the_official_code():
     assert placed((10, 25), PLAIN, 5, 64)[0] == (5, 13)
+
+
+def test_views_are_drawn_apart_from_the_order_of_an_epoch_and_the_offsets_of_a_step():
+    for others in ([3, 5], [3, 5, 1]):  # training.epoch_order, training.batch_at
+        assert view_at(3, 5, 0) != draw_view(np.random.default_rng(others))

@@ -208,3 +208,11 @@ def test_the_field_is_of_the_mode_that_was_asked_for(colour_backbone, monkeypatc
     segmenter(photograph(36, 50))
     segmenter.crop(photograph(36, 50))
     assert asked == [mode, mode]
+
+
+def test_images_that_are_segmented_with_a_crf_pass_it_in_processes(colour_backbone, monkeypatch):
+    asked = []
+    monkeypatch.setattr(segmentation, "refine", lambda pictures, mode: asked.append(mode) or iter([]))
+    segmenter = Segmenter(colour_backbone, Colours(), 36, crf="black")
+    assert list(segmentation.segment_images(segmenter, [("a", photograph(36, 50))])) == []
+    assert asked == ["black"]
