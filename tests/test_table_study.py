@@ -11,8 +11,9 @@ from neuralef.config import StandIn
 from neuralef.datasets.base import IGNORE_LABEL
 from neuralef.errors import InputError
 from neuralef.evaluation import score
-from neuralef.reporting import NOT_IN_PAPER, paper_numbers
-from neuralef.results import read_results
+from neuralef.paths import reference_root
+from neuralef.reporting import METHOD_TITLES, NOT_IN_PAPER, mean_and_spread, paper_numbers
+from neuralef.results import PARAMETER_COLUMNS, read_results
 from neuralef.table_study import (
     NOT_RUN,
     changes,
@@ -452,3 +453,28 @@ def test_clusters_that_meet_the_same_class_in_both_halves_agree_beyond_chance():
 def test_the_paper_profile_describes_its_own():
     line = open_tables("paper", progress=False).describe(TABLES["6"])
     assert "profile paper: datasets pascal_context, cityscapes_27; backbone vit_small_patch16_384" in line
+
+
+COMMITTED = (
+    "15_table_1", "15_table_2", "16_table_3", "16_table_4", "20_clusters", "21_pixel_weight",
+    "22_orthogonality_weight", "23_zero_shot", "24_matching", "25_backbones",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("stem", COMMITTED)
+def test_scores_of_the_committed_tables_are_those_of_the_committed_rows(stem):
+    reference = reference_root("standard")
+    table = pd.read_csv(reference / "tables" / f"{stem}.csv", dtype=str, keep_default_na=False)
+    setting = ["dataset", "trained_on", "backbone", "clusters", "protocol", "crf", "method", "matching"]
+    known = set()
+    for key, of in read_results(reference / "results.csv").groupby([*setting, *PARAMETER_COLUMNS]):
+        named = dict(zip(setting, key, strict=False))
+        scores = (mean_and_spread(of[column]) for column in ("accuracy", "mean_iou"))
+        title = METHOD_TITLES[named["method"]]
+        known.add((named["dataset"], named["backbone"], str(named["clusters"]), title, *scores, str(len(of))))
+    run = table[table["here mIoU"] != "not run"]
+    assert len(run)
+    for line in run.to_dict("records"):
+        dataset, backbone, clusters = line["here"].split("; ")
+        what = (dataset.partition(", trained on")[0], backbone, clusters.removeprefix("K = "))
+        assert (*what, line.get("method", "Ours"), line["here Acc"], line["here mIoU"], line["seeds"]) in known, line
