@@ -234,8 +234,8 @@ def run_audit(
         The rows of these experiments and variants, new or already there.
 
     Raises:
-        InputError: If there is no experiment, a variant is unknown, the weight or a setting cannot be used, a training
-            image has no label, or nothing can be written to the output folder.
+        InputError: If there is no experiment, a variant is unknown, the weight or a setting cannot be used, the dataset
+            has a single class, a training image has no label, or nothing can be written to the output folder.
     """
     unknown = [variant for variant in variants if variant not in VARIANTS]
     if unknown or not variants:

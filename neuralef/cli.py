@@ -268,8 +268,8 @@ def _photographs(given: list[Path], out: Path) -> list[Path]:
                 f"--out {out} is or lies in {path}, whose photographs are to be segmented; choose one outside"
             )
     ensure_writable_folder(out)
-    every = (image for path in given for image in (photographs(path) if path.is_dir() else [path]))
-    found = list(dict.fromkeys(every))
+    found = [image for path in given for image in (photographs(path) if path.is_dir() else [path])]
+    found = list(dict.fromkeys(found))  # one may be named twice, as by its folder and by itself
     if not found:
         raise InputError("the folders given hold no photographs; name some that do")
     written: dict[Path, Path] = {}

@@ -55,7 +55,7 @@ def this_machine(device: Device = "cpu", precision: Precision = "float32") -> Pr
         device: Device that is measured.
         precision: Precision of the products.
     """
-    # Products of 1,024 a side are over in 0.2 s together, most of which an idle processor takes to reach its speed.
+    # With AVX2 seven products of 1,024 a side rose from 54e9 to 80e9 operations a second, those of 2,048 to 118e9.
     side, length = (2048, 2**24) if device == "cpu" else (8192, 2**28)
     square, line = torch.rand(side, side, device=device), torch.rand(length, device=device)
     with autocast(precision, device):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from trees import SCENES
 
+from neuralef.augmentation import View
 from neuralef.backbones import ColourBackbone, available
 from neuralef.clustering import ClusterHead
 from neuralef.config import Config
@@ -18,6 +19,9 @@ SLIDING = replace(CONFIG, protocol="sliding", short_side=56, window=40, window_s
 EXPERIMENT = Experiment(
     dataset="synthetic_scenes", dataset_options=SCENES, backbone="colour_patches", clusters=5, seed=0, config=CONFIG
 )
+
+PLAIN = View(1.0, 0.0, 0.0, False, None, None, None, None, False)
+"""The view that changes nothing."""
 
 
 def on_folder(name):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from interruptions import interrupted_at
+from small import PLAIN
 
 from neuralef import audit, training
 from neuralef.audit import (
@@ -17,7 +18,7 @@ from neuralef.audit import (
     train_probed,
     view_label,
 )
-from neuralef.augmentation import AugmentedPhotographs, View, apply_view, view_at
+from neuralef.augmentation import AugmentedPhotographs, apply_view, view_at
 from neuralef.clustering import hidden_features
 from neuralef.config import Config
 from neuralef.datasets.base import IGNORE_LABEL
@@ -27,7 +28,6 @@ from neuralef.paths import PACKAGE
 
 CONFIG = Config(width=16, feature_neighbors=8, epochs=4, batch_images=2, pixel_neighbors=(4, 2))
 CROPS = replace(CONFIG, image_size=64, augment=True)
-PLAIN = View(1.0, 0.0, 0.0, False, None, None, None, None, False)
 FIT = {"num_eigenfunctions": 4, "seed": 3, "progress": False}
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from interruptions import interrupted_at
-from small import EXPERIMENT, Recording, photograph, same
+from small import EXPERIMENT, PLAIN, Recording, photograph, same
 from trees import write_folder_dataset
 
 from neuralef import training
-from neuralef.augmentation import AugmentedPhotographs, View, apply_view, distort_colours, draw_view, placed, view_at
+from neuralef.augmentation import AugmentedPhotographs, apply_view, distort_colours, draw_view, placed, view_at
 from neuralef.config import Config
 from neuralef.errors import InputError
 from neuralef.workbench import open_workbench
@@ -18,7 +18,6 @@ from neuralef.workbench import open_workbench
 CONFIG = Config(
     image_size=64, width=16, feature_neighbors=8, epochs=4, batch_images=2, pixel_neighbors=(4, 2), augment=True
 )
-PLAIN = View(1.0, 0.0, 0.0, False, None, None, None, None, False)
 
 
 def pixels_of(image):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from interruptions import interrupted_at
+from small import EXPERIMENT
+from trees import SCENES
 
 from neuralef import backbones, training
 from neuralef.config import Config, load_profile
@@ -15,10 +17,9 @@ from neuralef.features import extract
 from neuralef.methods import REGISTRY
 from neuralef.precision import fastest_precision, native_precisions, require
 from neuralef.results import read_results
-from neuralef.workbench import Experiment, Workbench
+from neuralef.workbench import Workbench
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no NVIDIA GPU here")
-OPTIONS = {"train": 6, "val": 3, "size": (64, 80), "seed": 0}
 CONFIG = Config(
     image_size=64, width=16, feature_neighbors=8, epochs=4, batch_images=3, kmeans_iterations=5, pca_channels=8
 )
@@ -29,18 +30,11 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def experiment(config, clusters=5):
-    return Experiment(
-        dataset="synthetic_scenes",
-        dataset_options=OPTIONS,
-        backbone="colour_patches",
-        clusters=clusters,
-        seed=0,
-        config=config,
-    )
+    return replace(EXPERIMENT, config=config, clusters=clusters)
 
 
 def bench_of(config):
-    return Workbench("synthetic_scenes", "colour_patches", config, OPTIONS, progress=False)
+    return Workbench("synthetic_scenes", "colour_patches", config, SCENES, progress=False)
 
 
 def without_a_gpu(monkeypatch):
@@ -155,7 +149,7 @@ def test_every_method_runs_on_a_gpu_and_scores_as_on_the_processor(tmp_path, cha
 @needs_gpu
 def test_merged_windows_are_those_of_the_processor():
     config = replace(ON_GPU, protocol="sliding", window=48)
-    bench = Workbench("synthetic_scenes", "colour_patches", config, OPTIONS, progress=False)
+    bench = Workbench("synthetic_scenes", "colour_patches", config, SCENES, progress=False)
     image = bench.dataset.image(bench.dataset.ids("val")[0])
     logits = bench.segmenter("ours", 5, 0, config).logits(image)
     assert logits.device.type == "cuda"
