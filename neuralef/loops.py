@@ -304,6 +304,7 @@ def largest_of_upsampled(logits, rows, row_weights, columns, column_weights, clu
         column_weights: Weight of the patch column right of each pixel column, float32 ``(W,)``.
         clusters: Cluster of every pixel, uint16 ``(H, W)``; filled in place.
     """
+    one = np.float32(1)  # numba takes an integer less a float32 for a float64
     h, w, K = logits.shape
     row_starts = np.searchsorted(rows, np.arange(h + 1))
     column_starts = np.searchsorted(columns, np.arange(w + 1))
@@ -323,11 +324,11 @@ def largest_of_upsampled(logits, rows, row_weights, columns, column_weights, clu
                     continue
                 for y in range(top, bottom):
                     down = row_weights[y]
-                    left_value = (1 - down) * a[k] + down * c[k]
-                    right_value = (1 - down) * b[k] + down * d[k]
+                    left_value = (one - down) * a[k] + down * c[k]
+                    right_value = (one - down) * b[k] + down * d[k]
                     for x in range(column_starts[j], column_starts[j + 1]):
                         across = column_weights[x]
-                        value = (1 - across) * left_value + across * right_value
+                        value = (one - across) * left_value + across * right_value
                         if value > best[y - top, x]:
                             best[y - top, x] = value
                             clusters[y, x] = k

@@ -19,6 +19,7 @@ from typing import Any
 
 import numba
 import torch
+from threadpoolctl import threadpool_limits
 
 from neuralef.allocation import keep_freed_memory
 from neuralef.errors import InputError
@@ -59,7 +60,7 @@ def measure(
         side: Function of a module, called with ``arguments``; prepares and returns what is measured.
         arguments: Sizes and settings for ``side``.
         repeats: Number of timed calls after the first; 0 where only the result or the memory counts.
-        threads: Number of threads of torch and of the compiled loops.
+        threads: Number of threads of torch, of the compiled loops, and of every pool that is loaded, as that of BLAS.
         remedy: What to do if the process is killed, for the message: what to lower or to leave out.
 
     Raises:
@@ -87,14 +88,15 @@ def _measure(
     if clear_refs.exists():
         clear_refs.write_text("5")  # the peak starts again from what is resident now
     before = resident_mb("VmRSS")
-    result = run()
-    peak = resident_mb("VmHWM")
-    times = []
-    for _ in range(repeats):
-        del result
-        began = perf_counter()
+    with threadpool_limits(threads):  # BLAS and scikit-learn have pools of their own
         result = run()
-        times.append(perf_counter() - began)
+        peak = resident_mb("VmHWM")
+        times = []
+        for _ in range(repeats):
+            del result
+            began = perf_counter()
+            result = run()
+            times.append(perf_counter() - began)
     return Measured(min(times, default=float("nan")), peak - before, peak, result)
 
 

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from neuralef.errors import InputError
 from neuralef.measuring import measure
@@ -46,6 +47,10 @@ def counting_side():
     return work
 
 
+def pools_side():
+    return lambda: {pool["num_threads"] for pool in threadpool_info()}
+
+
 def dying_side():
     return lambda: 1 / 0
 
@@ -71,6 +76,10 @@ def test_the_work_is_done_once_for_its_memory_and_then_for_its_time():
     found = measure(counting_side, repeats=3, threads=1)
     assert found.result == (4, 1, 1)
     assert found.seconds > 0
+
+
+def test_every_pool_of_the_process_is_held_to_the_threads():
+    assert measure(pools_side, repeats=0, threads=1).result == {1}
 
 
 def test_what_the_work_raises_reaches_the_caller():
