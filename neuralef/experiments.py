@@ -250,7 +250,9 @@ def _evaluate(
     clusters, config = jobs[0].experiment.clusters, jobs[0].experiment.config
     fitted = [bench.fitted(job.method, clusters, job.experiment.seed, config) for job in jobs]
     heads = [of.head for of in fitted]
-    extract_s = [bench.extract_s(head, config) for head in heads]  # extracts what is missing: no part of eval_s
+    extract_s = [  # extracts what is missing: no part of eval_s
+        bench.extract_s(job.method, head, config) for job, head in zip(jobs, heads, strict=True)
+    ]
     tally = _tally(jobs, bench, maps=maps, image_tables=image_tables)
     names = ", ".join(dict.fromkeys(job.method for job in jobs))
     for found in bench.counted(heads, config, title=f"evaluating {names}", done=tally.images):

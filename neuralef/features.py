@@ -55,31 +55,40 @@ SAVE_EVERY_S = 30
 """Seconds between two notes of which chunks are done: what a killed process has to do again; Ctrl-C loses nothing."""
 
 
-@dataclass(frozen=True)
-class FeatureStore:
-    """Features of the images of one split, read lazily.
+@dataclass(frozen=True, kw_only=True)
+class FeaturePlan:
+    """Which features of the images of one split there will be; none has to be computed.
 
     Attributes:
         ids: Image ids, in the order of the arrays.
-        patches: Features of every patch, shape ``(images, h, w, sum C)``, levels concatenated low to high.
-        patch_colours: Images at patch resolution, shape ``(images, h, w, 3)``, in [0, 1].
         channels: Width of each level, low to high.
-        crop_size: Side of the square the features were computed on, in pixels.
+        crop_size: Side of the square the features are computed on, in pixels.
         key: Digest of all that determines the content.
-        extract_s: Seconds the extraction took.
     """
 
     ids: tuple[str, ...]
-    patches: np.ndarray
-    patch_colours: np.ndarray
     channels: tuple[int, ...]
     crop_size: int
     key: str
-    extract_s: float
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureStore(FeaturePlan):
+    """Features of the images of one split, read lazily.
+
+    Attributes:
+        patches: Features of every patch, shape ``(images, h, w, sum C)``, levels concatenated low to high.
+        patch_colours: Images at patch resolution, shape ``(images, h, w, 3)``, in [0, 1].
+        extract_s: Seconds the extraction took.
+    """
+
+    patches: np.ndarray
+    patch_colours: np.ndarray
+    extract_s: float
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -217,19 +226,8 @@ def extract(
     Raises:
         InputError: If the split is empty, an image is damaged, or a finished store does not match its checksums.
     """
-    crop_size = config.crop_size(backbone.patch_size)
-    identity = {
-        "code": code_digest(*MODULES, *dataset.reader_modules),
-        "versions": versions(),
-        "split": split,
-        "images": dataset.image_fingerprint(split),
-        "backbone": backbone.fingerprint,
-        "precision": config.precision,
-        "device": backbone.device.type,
-        "crop_size": crop_size,
-        "views": views,
-    }
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    identity = _identity(dataset, split, backbone, config, views)
+    key = _key(identity)
     folder = (cache or cache_root()) / "features" / key
     content = {"identity": identity, "ids": dataset.ids(split), "channels": list(backbone.channels)}
     # A whole store is never written to again, so reading one takes no lock and works where nothing may be written.
@@ -239,11 +237,47 @@ def extract(
         with locked(folder / ".lock", f"is computing the features of {dataset.name}/{split}"):
             manifest = _read_manifest(folder, content)  # perhaps another process has made it whole meanwhile
             if manifest is None or not manifest["complete"]:
-                unfinished = _Unfinished(folder, manifest or _begin(folder, content, crop_size // backbone.patch_size))
+                unfinished = _Unfinished(
+                    folder, manifest or _begin(folder, content, identity["crop_size"] // backbone.patch_size)
+                )
                 _fill(unfinished, dataset, backbone, progress=progress)
                 return _open(folder, unfinished.manifest)
     _verify(folder, manifest)
     return _open(folder, manifest)
+
+
+def planned(dataset: Dataset, split: str, backbone: Backbone, config: Config) -> FeaturePlan:
+    """What :func:`extract` would give, with nothing computed but the digest of the images' bytes.
+
+    Raises:
+        InputError: If the split is empty.
+    """
+    identity = _identity(dataset, split, backbone, config, views=1)
+    return FeaturePlan(
+        ids=tuple(dataset.ids(split)),
+        channels=tuple(backbone.channels),
+        crop_size=identity["crop_size"],
+        key=_key(identity),
+    )
+
+
+def _identity(dataset: Dataset, split: str, backbone: Backbone, config: Config, views: int) -> dict[str, Any]:
+    """All that determines the features of a split."""
+    return {
+        "code": code_digest(*MODULES, *dataset.reader_modules),
+        "versions": versions(),
+        "split": split,
+        "images": dataset.image_fingerprint(split),
+        "backbone": backbone.fingerprint,
+        "precision": config.precision,
+        "device": backbone.device.type,
+        "crop_size": config.crop_size(backbone.patch_size),
+        "views": views,
+    }
+
+
+def _key(identity: dict[str, Any]) -> str:
+    return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _begin(folder: Path, content: dict[str, Any], side: int) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _rows(bench: Workbench, experiment: Experiment, store: FeatureStore, method:
     for (image,) in bench.counted([head], experiment.config, title=f"evaluating {method}"):
         counts += image.counts
     require_labels(bench.dataset, counts.sum(axis=0))
-    seconds |= {"extract_s": bench.extract_s(head, experiment.config), "eval_s": perf_counter() - began}
+    seconds |= {"extract_s": bench.extract_s(method, head, experiment.config), "eval_s": perf_counter() - began}
     images = len(bench.dataset.ids("val"))
     yield from scored(counts, experiment, store, method, head, seconds, images=images)
 

@@ -30,7 +30,7 @@ from neuralef.augmentation import AugmentedPhotographs
 from neuralef.config import CLUSTERING_PREFIXES, EVALUATION_FIELDS, Config
 from neuralef.eigenfunctions import Eigenfunctions, gumbel_softmax, l2_batch_norm
 from neuralef.errors import InputError
-from neuralef.features import FeatureStore
+from neuralef.features import FeaturePlan, FeatureStore
 from neuralef.files import ensure_writable_folder, read_checked_tensors, write_checked_tensors
 from neuralef.objective import Kernel, Objective, neural_eigenfunction_objective
 from neuralef.precision import Device, autocast, require
@@ -118,7 +118,7 @@ def half_cosine(progress: float, start: float, end: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def new_psi(store: FeatureStore, config: Config, num_eigenfunctions: int, seed: int) -> Eigenfunctions:
+def new_psi(store: FeatureStore | FeaturePlan, config: Config, num_eigenfunctions: int, seed: int) -> Eigenfunctions:
     """psi with the initial weights that ``seed`` determines, on the device of the configuration."""
     require(config.device)
     statistics = store.channel_statistics if config.standardise_inputs else None
@@ -132,7 +132,7 @@ def new_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
 
 
 def train(
-    store: FeatureStore,
+    store: FeatureStore | FeaturePlan,
     config: Config,
     *,
     num_eigenfunctions: int,
@@ -145,7 +145,8 @@ def train(
     """Fit psi to the principal eigenfunctions of the batch kernels of ``store``.
 
     Args:
-        store: Features and patch colours of the training images.
+        store: Features and patch colours of the training images. Their plan is enough where ``augmented`` takes their
+            place and channels are not standardised.
         config: Hyper-parameters of kernel, psi, quantisation, objective and schedule.
         num_eigenfunctions: Number of eigenfunctions, the paper's K.
         seed: Seed of initial weights, batches and Gumbel noise.
@@ -153,7 +154,7 @@ def train(
         checkpoint_every: Number of steps between checkpoints.
         progress: Whether to show a progress bar.
         augmented: Source of the patches of every batch in place of the store, which then says which images there are
-            and how their channels are standardised.
+            and, if at all, how their channels are standardised.
 
     Raises:
         InputError: If K or the number of neighbours exceeds what the patches of a batch allow, random crops are asked
@@ -259,7 +260,7 @@ def training_settings(config: Config) -> dict[str, Any]:
 
 
 def training_identity(
-    store: FeatureStore, config: Config, num_eigenfunctions: int, seed: int, *further: str | float
+    store: FeaturePlan, config: Config, num_eigenfunctions: int, seed: int, *further: str | float
 ) -> str:
     """Digest of what a training is made from, and of what ``further`` says of it; code does not count."""
     settings = training_settings(config) | ({} if config.augment else {"short_side": None})
@@ -267,7 +268,12 @@ def training_identity(
 
 
 def batch_at(
-    store: FeatureStore, config: Config, augmented: AugmentedPhotographs | None = None, *, seed: int, step: int
+    store: FeatureStore | FeaturePlan,
+    config: Config,
+    augmented: AugmentedPhotographs | None = None,
+    *,
+    seed: int,
+    step: int,
 ) -> Batch:
     """The batch, schedules and noise of one step; features and colours come from ``augmented`` where it is given."""
     epoch, images = _images_at(len(store), config, seed, step)
@@ -300,7 +306,7 @@ def batch_at(
 def _train_step(
     psi: Eigenfunctions,
     optimizer: torch.optim.Optimizer,
-    store: FeatureStore,
+    store: FeatureStore | FeaturePlan,
     config: Config,
     augmented: AugmentedPhotographs | None,
     *,

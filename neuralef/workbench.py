@@ -23,7 +23,7 @@ from neuralef.datasets.base import Dataset
 from neuralef.datasets.crops import crop_image, crop_label
 from neuralef.eigenfunctions import check_width
 from neuralef.evaluation import image_counts
-from neuralef.features import FeatureStore, extract, to_tensor
+from neuralef.features import FeaturePlan, FeatureStore, extract, planned, to_tensor
 from neuralef.files import (
     computed_once,
     ensure_writable_folder,
@@ -115,6 +115,11 @@ class Counted:
     counts: np.ndarray
 
 
+def _reads_no_features(config: Config) -> bool:
+    """Whether psi is trained on random crops alone, whose features are computed on the fly."""
+    return config.augment and not config.standardise_inputs
+
+
 @dataclass
 class Workbench:
     """Dataset, backbone and features that all seeds and methods of a study share; each is made when first needed."""
@@ -156,6 +161,11 @@ class Workbench:
         return extract(self.train_dataset, "train", self.backbone, self.config, progress=self.progress)
 
     @cached_property
+    def plan(self) -> FeaturePlan:
+        """Which images :attr:`train` has and what determines it: all that trainings on random crops ask of it."""
+        return planned(self.train_dataset, "train", self.backbone, self.config)
+
+    @cached_property
     def val(self) -> FeatureStore:
         """Features of the ``val`` split."""
         return extract(self.dataset, "val", self.backbone, self.config, progress=self.progress)
@@ -170,9 +180,12 @@ class Workbench:
             )
         return self._views[head.views]
 
-    def extract_s(self, head: ClusterHead, config: Config) -> float:
-        """Seconds that the stored features took, shifted views among them; those of windows count as evaluation."""
-        return self.train.extract_s + (0.0 if config.protocol == "sliding" else self.evaluated(head).extract_s)
+    def extract_s(self, method: Method, head: ClusterHead, config: Config) -> float:
+        """Seconds that the stored features took which a method reads; those of windows count as evaluation."""
+        read = [] if REGISTRY[method].fit is None and _reads_no_features(config) else [self.train]
+        if config.protocol != "sliding":
+            read.append(self.evaluated(head))
+        return sum(store.extract_s for store in read)
 
     def image(self, image_id: str) -> np.ndarray:
         """The evaluated crop of a photograph, uint8 ``(crop_size, crop_size, 3)``."""
@@ -199,10 +212,14 @@ class Workbench:
         Raises:
             InputError: If psi cannot be trained with these settings, or what the cache holds is damaged.
         """
-        config, store = config or self.config, self.train if part is None else part
-        key = self.training_key(clusters, seed, config)
-        if store is not self.train:
-            key = _digest(key, store.key, store.ids)
+        config = config or self.config
+        key, whole = self.training_key(clusters, seed, config), part is None or part is self.train
+        if not whole:
+            store, key = part, _digest(key, part.key, part.ids)
+        elif _reads_no_features(config):
+            store = self.plan
+        else:
+            store = self.train
         if key not in self._trained:
             folder = cache_root() / "psi" / key
             with computed_once(folder / ".lock", f"is training this psi (seed {seed})"):
@@ -213,7 +230,7 @@ class Workbench:
                     seed=seed,
                     folder=folder,
                     progress=self.progress,
-                    augmented=self.augmented(config) if config.augment and store is self.train else None,
+                    augmented=self.augmented(config) if config.augment and whole else None,
                 )
         return self._trained[key]
 
@@ -230,7 +247,7 @@ class Workbench:
         short_side = self._training_short_side(config)
         ahead = config.device == "cuda"  # without a GPU the backbone keeps all processors busy
         return AugmentedPhotographs(
-            self.train_dataset.image, self.train.ids, self.backbone, crop, short_side, config, ahead
+            self.train_dataset.image, self.plan.ids, self.backbone, crop, short_side, config, ahead
         )
 
     def _training_short_side(self, config: Config) -> int:
@@ -246,7 +263,7 @@ class Workbench:
         settings = training_settings(config)
         settings["short_side"] = self._training_short_side(config) if config.augment else None
         modules = (*TRAINING_MODULES, *(AUGMENTATION_MODULES if config.augment else ()))
-        return _digest(self.train.key, settings, clusters, seed, provenance.code_digest(*modules))
+        return _digest(self.plan.key, settings, clusters, seed, provenance.code_digest(*modules))
 
     def fitted(self, method: Method, clusters: int, seed: int, config: Config | None = None) -> Fitted:
         """Fit one method to the ``train`` features, or take it from the cache.
@@ -265,7 +282,7 @@ class Workbench:
         recipe = REGISTRY[method]
         psi = self.training(clusters, seed, config).psi if recipe.needs_psi else None
         if recipe.fit is None:
-            return Fitted(recipe.fitted(self.train, psi, config, num_clusters=clusters, seed=seed), seconds=0.0)
+            return Fitted(recipe.head.from_tensors({}, psi, config), seconds=0.0)
         path = cache_root() / "heads" / f"{self._head_key(method, recipe, clusters, seed, config)}.safetensors"
         if not path.is_file():
             ensure_writable_folder(path.parent)  # now, not after the fit
@@ -279,7 +296,7 @@ class Workbench:
         return Fitted(recipe.head.from_tensors(tensors, psi, config), document["seconds"])
 
     def _head_key(self, method: Method, recipe: Recipe, clusters: int, seed: int, config: Config) -> str:
-        features = self.training_key(clusters, seed, config) if recipe.needs_psi else self.train.key
+        features = self.training_key(clusters, seed, config) if recipe.needs_psi else self.plan.key
         settings = {name: value for name, value in asdict(config).items() if name in recipe.settings}
         return _digest(method, features, settings, clusters, seed, provenance.code_digest("methods", *recipe.modules))
 
@@ -406,7 +423,7 @@ class Workbench:
         ]
         code = provenance.code_digest(*TRAINING_MODULES, *AUGMENTATION_MODULES, *EVALUATION_MODULES)
         images = self._val_key(config)
-        return _digest(self.train.key, images, labels, asdict(config), clusters, seed, code)
+        return _digest(self.plan.key, images, labels, asdict(config), clusters, seed, code)
 
     def _val_key(self, config: Config) -> str:
         if config.protocol == "sliding":  # windows pass the backbone when they are evaluated: there is no store of them

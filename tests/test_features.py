@@ -179,6 +179,15 @@ def test_what_is_done_is_noted_now_and_then(many, tmp_path, monkeypatch, every, 
     assert noted == notes  # the last two: when all chunks are done, and that the store is whole
 
 
+def test_the_plan_of_a_store_is_known_without_it(many, tmp_path):
+    backbone = Counting()
+    plan = features.planned(many, "train", backbone, CONFIG)
+    assert not backbone.seen
+    store = store_of(many, backbone, tmp_path)
+    assert {name: getattr(store, name) for name in vars(plan)} == vars(plan)
+    assert len(plan) == len(store)
+
+
 def test_the_cache_folder_is_the_one_of_the_environment(many, data_folder):
     key = extract(many, "val", Counting(), CONFIG, progress=False).key
     assert (data_folder / "cache" / "features" / key / "manifest.json").is_file()
