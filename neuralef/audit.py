@@ -87,7 +87,10 @@ class ProbedTraining:
 
 
 class Probed(nn.Module):
-    """psi and a linear head on its hidden features; the head's initial weights come from a generator of their own."""
+    """psi and a linear head on its hidden features; the head's initial weights come from a generator of their own.
+
+    Of :func:`train_probed` it has psi's seed: the first numbers that psi's first weights are made of, at another scale.
+    """
 
     def __init__(self, psi: Eigenfunctions, num_classes: int, *, generator: torch.Generator):
         super().__init__()
@@ -264,7 +267,8 @@ def train_probed(
         seed: Seed of initial weights, batches and Gumbel noise.
         variant: Whether the head's gradient stops before psi or enters it.
         label_weight: Weight of the cross-entropy beside our loss; default: :func:`official_label_weight`.
-        folder: Folder of the checkpoints, its own for every training; an interrupted one continues from what is there.
+        folder: Folder of the checkpoints, its own for every training and its labels, which a checkpoint does not know;
+            an interrupted one continues from what is there.
         checkpoint_every: Number of steps between checkpoints.
         progress: Whether to show a progress bar.
 

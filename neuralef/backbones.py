@@ -483,6 +483,7 @@ def _transformer_spec(name: str) -> BackboneSpec:
 
 def _network(spec: BackboneSpec, *, checkpoint: str | Path | None, pretrained: bool) -> nn.Module:
     import timm
+    from huggingface_hub.errors import HfHubHTTPError
 
     packaged = spec.name in weights.PACKAGED
     from_hub = pretrained and checkpoint is None and not packaged
@@ -490,7 +491,8 @@ def _network(spec: BackboneSpec, *, checkpoint: str | Path | None, pretrained: b
         _refuse_others(spec.name, timm.create_model(spec.architecture))
     try:
         network = timm.create_model(spec.architecture, pretrained=from_hub, num_classes=0 if not packaged else None)
-    except (OSError, RuntimeError) as error:  # what the hub client raises for every failed download
+    # What the hub's client raises is the first or the second; what its HTTP library does may be neither.
+    except (OSError, RuntimeError, *HfHubHTTPError.__bases__) as error:
         repository, file = hub_file(spec.architecture)
         raise InputError(
             f"the weights of {spec.name} could not be downloaded ({type(error).__name__}); fetch the file `{file}` of "

@@ -88,7 +88,8 @@ def data_prepare(
 
     dataset = datasets.prepare(name, archive=archive, root=root)
     sizes = ", ".join(f"{size} {split}" for split, size in dataset.sizes.items() if size)
-    typer.echo(f"{name} is ready: {sizes}")
+    elsewhere = root and isinstance(dataset, datasets.FileDataset) and root in dataset.root.parents
+    typer.echo(f"{name} is ready: {sizes}{f'; set NEURALEF_DATA={root} for other commands' if elsewhere else ''}")
 
 
 @data_app.command("check")
@@ -272,18 +273,20 @@ def _photographs(given: list[Path], out: Path) -> list[Path]:
     found = list(dict.fromkeys(found))  # one may be named twice, as by its folder and by itself
     if not found:
         raise InputError("the folders given hold no photographs; name some that do")
-    written: dict[Path, Path] = {}
+    written: dict[str, Path] = {}
+    maps: set[Path] = set()
     for path in found:
         check_name(path)
         targets = out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"
         for target in targets:
-            if target in written:
-                raise InputError(f"{written[target]} and {path} would both write {target}; segment them one by one")
+            name = str(target).casefold()  # some file systems take both cases for one
+            if name in written:
+                raise InputError(f"{written[name]} and {path} would both write {target}; segment them one by one")
             if target.is_dir():  # which refuses names that are too long as well
                 raise InputError(f"{target}, which a map would be written to, is a folder; choose another --out")
-            written[target] = path
+            written[name] = path
+            maps.add(target.resolve())
         _refuse_to_replace(*targets)
-    maps = {target.resolve() for target in written}
     for path in found:
         if path.resolve() in maps:
             raise InputError(f"{path} would be overwritten by a map; choose another --out")

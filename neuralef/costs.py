@@ -206,9 +206,10 @@ def gpu_kernel_cost(B: int, channels: int, neighbors: int) -> Cost:
 
     Every pair is multiplied twice. Similarities are written once, and read six times: to leave out a patch's own, and
     by the radix search for the k largest, byte by byte. The 2 k links of a patch are sorted once for Eq. 2 and once for
-    the sum of both graphs, eight passes over 16 bytes each. Memory is the larger of two moments: the search, with a
-    block of similarities; and the sort, where a link is there as rows, columns and weight (20 bytes) before and after,
-    and as key and place (16 bytes) before, while and after it is sorted.
+    the sum of both graphs, eight passes over 16 bytes each. Memory is the larger of two moments: the search by
+    features, with a block of similarities; and the sort, where a link is there as rows, columns and weight (20 bytes)
+    before and after, and as key and place (16 bytes) before, while and after it is sorted. The search by pixels, up to
+    20 bytes a pair of patches of one image, is left out: it stays below what psi takes.
     """
     links = 2 * B * neighbors
     traffic = 7 * SINGLE * B**2 + 2 * 8 * 16 * links

@@ -24,6 +24,7 @@ References:
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -120,15 +121,17 @@ def refine(
             yield _first_of(waiting)
     except BrokenProcessPool as error:
         raise InputError(
-            "a process of the CRF ended early, most likely because memory ran out: use fewer clusters, smaller images, "
-            "or --set crf=none (a script of your own needs `if __name__ == '__main__':` around its calls)"
+            "a process of the CRF ended early, most likely because memory ran out: let fewer run at once (Linux: by a "
+            "command that starts with `taskset --cpu-list 0,1`), use fewer clusters, smaller images, or --set crf=none "
+            "(a script of your own needs `if __name__ == '__main__':` around its calls)"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def prepare_process() -> None:
-    """One thread, and memory that is kept, for a process that does nothing else."""
+    """One thread, and memory that is kept, for a process that does nothing else; its parent alone heeds Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     # The arrays of every iteration are larger than what is kept by default: without this a third of the time went to
     # mapping them anew at 480 x 360 pixels and 64 clusters. A process of its own may keep all.

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise, product
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -52,10 +53,6 @@ class Setting(NamedTuple):
     method: str
     clusters: int
     setting: str
-
-    def value(self, field: str) -> float:
-        """The number a table varies: its own field, or the one behind ``=`` in ``setting``."""
-        return float(self.setting.split("=")[1] if field == "setting" else getattr(self, field))
 
 
 Scores = Mapping[Setting, Mapping[int, float]]
@@ -102,8 +99,8 @@ def rises(field: str, *, above: float = -math.inf, up_to: float = math.inf) -> P
 
     def pairs(settings: Sequence[Setting]) -> Iterator[tuple[Setting, Setting]]:
         for alike in _alike(settings, field):
-            inside = [setting for setting in alike if above <= setting.value(field) <= up_to]
-            yield from ((second, first) for first, second in pairwise(sorted(inside, key=lambda s: s.value(field))))
+            inside = [setting for setting in alike if above <= getattr(setting, field) <= up_to]
+            yield from ((second, first) for first, second in pairwise(sorted(inside, key=attrgetter(field))))
 
     return pairs
 

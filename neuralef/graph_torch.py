@@ -14,7 +14,7 @@ from torch import Tensor
 from neuralef.graph import check_feature_neighbors, check_finite, check_pixel_neighbors, patch_nodes
 
 SIMILARITIES = 2**26
-"""Similarities or distances held at once, 256 MB of them."""
+"""Similarities or distances held at once, 256 MB of them; the keys that order distances take four times as much."""
 
 INFINITY_BITS = 0x7F800000
 """Infinity in single precision, as an integer."""

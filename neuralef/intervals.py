@@ -9,8 +9,9 @@ Two things to know when reading such an interval. A resample holds about 63 % of
 matching fits it otherwise than the whole set, as a rule a little better, and the interval does not lie evenly about the
 estimate: ``Interval.bias`` says how far resamples are off. (Where few images hold a class, a resample without them
 averages over the others, which shifts it as well.) What both sides share of such shifts drops out of a difference;
-what one of them has alone does not. Of differences to K-means on Stanford Background the middles of the intervals lie
-up to 1.4 points above the estimates (table ``32_differences``): an end nearer to 0 than that decides nothing. And few
+what one of them has alone does not. Of differences to K-means on Stanford Background resamples lie up to 1.4 points
+above the estimates on average (column ``shift`` of table ``32_differences``): an end nearer to 0 than that decides
+nothing. And few
 runs show little of the spread between runs: the variance of a resampled mean of S runs is (S - 1) / S of the unbiased
 one, and quantiles do not widen for small S as Student's do. Where runs alone decide, an interval of 95 % is 0.6 times
 as wide as Student's with five runs and holds the mean in 84 % of cases, with three 0.4 times and in 75 % (20,000

@@ -78,7 +78,7 @@ def fit_kmeans(
     drawn = np.asarray(drawn, dtype=np.float32)
     model = KMeans(num_clusters, n_init=restarts, max_iter=iterations, random_state=seed)
     # Threads add their partial sums in the order they finish. With two the sum does not depend on it, so that equal
-    # seeds give equal clusters on every machine.
+    # seeds repeat exactly on one machine, however many cores it has beyond two.
     with threadpool_limits(limits=threads, user_api="openmp"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of clusters without a point, said below
         model.fit(drawn)

@@ -6,8 +6,8 @@ maximises
 .. math:: \sum_j R_{jj} - \beta \sum_j \sum_{i<j} \hat R_{ij}^2
 
 where :math:`\hat R` is :math:`R` with a stop-gradient on its left factor. Function j climbs the kernel while pushed
-away from functions 1 .. j-1, which do not feel the push: with a weight above :func:`neuralef.fidelity.exactness_weight`
-they are the principal eigenfunctions in order at the optimum.
+away from functions 1 .. j-1, which do not feel the push: with w t (below) above
+:func:`neuralef.fidelity.exactness_weight` they are the principal eigenfunctions in order at the optimum.
 
 **Constants.** The official code uses columns of norm :math:`\sqrt t`, t = 0.01, and divides both terms by K. Write
 :math:`\Lambda = \Psi^\top \kappa \Psi / B` (unit moment, so :math:`\Lambda_{jj}` is the Rayleigh quotient of
@@ -47,7 +47,8 @@ class Objective:
 
     Attributes:
         loss: Value that is minimised, a scalar with gradient.
-        rayleigh: Rayleigh quotients, the diagonal of Lambda, shape ``(K,)``, detached.
+        rayleigh: Rayleigh quotients, the diagonal of Lambda, shape ``(K,)``, detached; smaller by the square of its
+            moment for a column that :func:`neuralef.eigenfunctions.l2_batch_norm` leaves below unit moment.
         penalty: Mean of the squared upper off-diagonal entries of Lambda, detached.
     """
 

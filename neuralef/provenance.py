@@ -135,12 +135,15 @@ def peak_rss_mb() -> float:
 
 
 def resident_mb(name: Literal["VmRSS", "VmHWM"]) -> float:
-    """Resident memory of this process, now or at most, in MB of 1e6 bytes; NaN where there is no ``/proc``."""
+    """Resident memory of this process, now or at most, in MB of 1e6 bytes; NaN where the system does not tell.
+
+    There is no ``/proc`` on macOS, and that of some sandboxes, as gVisor, lacks ``VmHWM``.
+    """
     status = Path("/proc/self/status")
     if not status.is_file():
         return float("nan")
-    kibibytes = int(status.read_text().split(f"{name}:")[1].split()[0])  # which the system calls kB
-    return kibibytes * 1024 / 1e6
+    found = status.read_text().partition(f"{name}:")[2].split()
+    return int(found[0]) * 1024 / 1e6 if found else float("nan")  # the system says kB and means KiB
 
 
 def _is_docstring(node: ast.AST) -> bool:

@@ -29,7 +29,6 @@ from neuralef.costs import (
     sparse_kernel_cost,
     sparse_objective_cost,
     step_cost,
-    store_bytes,
     transformer_of,
 )
 from neuralef.eigenfunctions import Eigenfunctions, l2_batch_norm
@@ -365,7 +364,8 @@ def _info(name: str) -> datasets.DatasetInfo:
 def paper_table(processor: Processor, config: Config, *, reached: float) -> pd.DataFrame:
     """What every run of the paper takes on one processor.
 
-    A batch is the configuration's, halved where its step does not fit, as the paper does.
+    A batch is the configuration's, that of :data:`BATCH_IMAGES` for Cityscapes, halved where its step does not fit, as
+    the paper does.
 
     Args:
         processor: Processor with its peak rates.
@@ -374,10 +374,9 @@ def paper_table(processor: Processor, config: Config, *, reached: float) -> pd.D
 
     Returns:
         One row a run, in the order of the tables: identity, ``batch_images``, whether the batch was ``halved`` because
-        the whole did not fit, ``patches`` of a batch, ``step_s``, hours
-        ``training_h``, ``clustering_h`` and ``evaluation_h``, ``full_batch_gb`` and ``peak_gb`` of a step (of the
-        clustering where nothing is trained), ``fits``, ``store_gb``, the feature store that K-means reads, and
-        ``training``, what identifies the training.
+        the whole did not fit, ``patches`` of a batch, ``step_s``, hours ``training_h``, ``clustering_h`` and
+        ``evaluation_h``, ``full_batch_gb`` and ``peak_gb`` of a step, ``fits``, and ``training``, what identifies the
+        training.
 
     Raises:
         InputError: If ``reached`` is no share.
@@ -394,8 +393,6 @@ def paper_table(processor: Processor, config: Config, *, reached: float) -> pd.D
             batch //= 2
             costs = run_costs(run, config, batch)
         hours = {name: processor.seconds(cost) / reached / 3600 for name, cost in costs.items()}
-        train = _info(run.photographs).split_sizes["train"]
-        held = costs["step" if run.training else "clustering"].memory
         rows.append(
             {
                 "table": run.table,
@@ -403,15 +400,14 @@ def paper_table(processor: Processor, config: Config, *, reached: float) -> pd.D
                 "backbone": run.spec.backbone,
                 "clusters": run.clusters,
                 "setting": run.setting,
-                "batch_images": batch if run.training else 0,
-                "halved": halved and run.training is not None,
-                "patches": batch * vit.patches((run.crop,) * 2) if run.training else 0,
-                "step_s": 3600 * hours["step"] if run.training else math.nan,
+                "batch_images": batch,
+                "halved": halved,
+                "patches": batch * vit.patches((run.crop,) * 2),
+                "step_s": 3600 * hours["step"],
                 **{f"{stage}_h": hours[stage] for stage in ("training", "clustering", "evaluation")},
-                "full_batch_gb": full["step"].memory / 1e9 if run.training else math.nan,
-                "peak_gb": held / 1e9,
-                "fits": processor.fits(held),
-                "store_gb": store_bytes(train, vit.patches((config.image_size,) * 2), 3 * vit.channels) / 1e9,
+                "full_batch_gb": full["step"].memory / 1e9,
+                "peak_gb": costs["step"].memory / 1e9,
+                "fits": processor.fits(costs["step"].memory),
                 "training": run.training,
             }
         )
@@ -427,7 +423,7 @@ def hours_of_tables(runs: pd.DataFrame) -> pd.DataFrame:
     tables = runs.groupby("table", sort=False)
     rows = []
     for table, frame in [*tables, ("all", runs)]:
-        trained = frame[frame["training"].notna()].drop_duplicates("training")
+        trained = frame.drop_duplicates("training")
         hours = trained["training_h"].sum() + frame["clustering_h"].sum() + frame["evaluation_h"].sum()
         rows.append(
             {

@@ -5,6 +5,7 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import HfHubHTTPError
 from timm.layers import QuickGELU
 from timm.models.vision_transformer import ParallelThingsBlock
 
@@ -472,7 +473,14 @@ def test_a_high_level_that_the_network_does_not_have_is_refused(monkeypatch, thr
     build(TINY, high_level="layer_norm", pretrained=False)
 
 
-@pytest.mark.parametrize("failure", [OSError("no route to host"), RuntimeError("Cannot send a request")])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError("no route to host"),
+        RuntimeError("Cannot send a request"),
+        HfHubHTTPError.__bases__[0]("the proxy refused"),  # of the hub's HTTP library: neither of the two
+    ],
+)
 def test_weights_the_hub_does_not_give_are_asked_for_by_hand(monkeypatch, failure):
     def unreachable(*_, pretrained, **__):
         assert pretrained

@@ -14,6 +14,7 @@ from trees import write_folder_dataset
 
 from neuralef import cli, drawing, notebooks, provenance
 from neuralef.config import load_profile
+from neuralef.datasets.folder import FolderDataset
 from neuralef.methods import REGISTRY
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -75,6 +76,15 @@ def test_prepare_counts_the_photographs_of_a_folder_with_one_split(monkeypatch, 
     status, out, err = call(monkeypatch, capsys, "data", "prepare", f"folder:{tmp_path}")
     assert status == 0, err
     assert out.splitlines()[-1] == f"folder:{tmp_path} is ready: {images} val"
+
+
+def test_prepare_says_how_other_commands_find_the_folder_of_its_own(monkeypatch, capsys, tmp_path):
+    write_folder_dataset(tmp_path / "own" / "camvid")
+    monkeypatch.setattr("neuralef.datasets.prepare", lambda *_, **__: FolderDataset(tmp_path / "own" / "camvid"))
+    for root, remedy in (("own", "; set NEURALEF_DATA={} for other commands"), ("own/camvid", "")):
+        status, out, err = call(monkeypatch, capsys, "data", "prepare", "camvid", "--root", tmp_path / root)
+        assert status == 0, err
+        assert out.splitlines()[-1].endswith(f" val{remedy.format(tmp_path / root)}")
 
 
 def test_run_says_where_the_results_are(monkeypatch, capsys, tmp_path):
@@ -407,6 +417,7 @@ def test_bad_data_gives_one_clear_error(monkeypatch, capsys, tmp_path, spoil, me
         (("segment", "OUT", "--out", "OUT"), "whose photographs are to be segmented"),
         (("segment", "OUT", "--out", "OUT/../maps"), "hold no photographs"),
         (("segment", "a/x.png", "b/x.png", "--out", "OUT"), "a/x.png and b/x.png would both write"),
+        (("segment", "a/x.png", "b/X.png", "--out", "OUT"), "a/x.png and b/X.png would both write"),
         (("segment", "x.png", "x_overlay.jpg", "--out", "OUT"), "x_overlay.png"),
         (("segment", "OUT/x.png", "--out", "OUT"), "would be overwritten"),
         (("report", "--profile", "smoke"), "neuralef reproduce --profile smoke"),

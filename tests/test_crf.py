@@ -1,6 +1,8 @@
+import multiprocessing
 import os
+import signal
 import sys
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -159,6 +161,11 @@ class Deadly:
 
     def __reduce__(self):
         return os._exit, (1,)
+
+
+def test_an_interruption_is_left_to_the_process_that_asked():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), crf.prepare_process) as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
 
 
 def test_a_process_that_dies_is_named(library):

@@ -1,5 +1,6 @@
 """Datasets: layouts, label rules worked out by hand, and every way in which files can be wrong."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -337,6 +338,15 @@ def test_photographs_are_turned_upright_as_their_exif_data_say(tmp_path, orienta
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
     assert np.array_equal(read_image(path), upright)
     assert image_size(path) == (4, 6)
+
+
+def test_a_tiff_that_lies_upright_is_not_turned_by_what_its_history_says(tmp_path):
+    """Tools that turn pixels reset the tag and may leave the note beside it."""
+    note = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    upright = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(upright).save(tmp_path / "a.tif", tiffinfo={274: 1, 700: note})
+    assert np.array_equal(read_image(tmp_path / "a.tif"), upright)
+    assert image_size(tmp_path / "a.tif") == (4, 6)
 
 
 def test_a_photograph_with_a_long_history_is_whole(tmp_path):
@@ -784,6 +794,19 @@ def test_a_download_that_is_something_else_does_not_stay(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"iccv09Data\.tar\.gz is damaged or incomplete"):
         datasets.prepare("stanford_background", root=tmp_path)
     assert own.read_bytes() == page  # what the user put there is his
+
+
+def test_a_download_for_which_the_disk_has_no_room_unpacked_stays(tmp_path, full_stanford, monkeypatch):
+    archive = pack_tar(full_stanford, tmp_path / "served")
+    monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: Response(archive.read_bytes()))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("neuralef.datasets.archives._extract", full)
+    with pytest.raises(InputError, match="space left"):
+        datasets.prepare("stanford_background", root=tmp_path)
+    assert (tmp_path / "iccv09Data.tar.gz").is_file()
 
 
 def test_prepare_downloads_what_is_not_there(tmp_path, full_camvid, monkeypatch):

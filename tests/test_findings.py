@@ -135,11 +135,6 @@ def test_rising_compares_neighbours_by_number_within_a_range():
     assert found == [(512, 256)]
 
 
-def test_the_number_of_a_setting_is_the_one_behind_its_name():
-    found = [(a.setting, b.setting) for a, b in rises("setting")(settings(setting=["a=10", "a=0.5", "a=2"]))]
-    assert found == [("a=2", "a=0.5"), ("a=10", "a=2")]
-
-
 def test_every_two_settings_that_are_alike_otherwise():
     values = settings(setting=["a=1", "a=2", "a=3"])
     other = [setting._replace(dataset="e") for setting in values[:2]]

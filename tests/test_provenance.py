@@ -135,3 +135,10 @@ def test_peak_memory_is_not_a_number_where_nothing_tells_it(monkeypatch):
     there = runpy.run_path(provenance.__file__)
     monkeypatch.setitem(there["peak_rss_mb"].__globals__, "resident_mb", lambda name: float("nan"))
     assert math.isnan(there["peak_rss_mb"]())
+
+
+def test_memory_that_the_system_does_not_tell_is_not_a_number(monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: "VmSize:\t9 kB\nVmRSS:\t1000 kB\nThreads:\t2\n")  # gVisor's
+    assert provenance.resident_mb("VmRSS") == 1.024
+    assert math.isnan(provenance.resident_mb("VmHWM"))

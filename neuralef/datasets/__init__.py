@@ -19,7 +19,7 @@ from neuralef.datasets.base import Dataset, FileDataset, ImageFiles
 from neuralef.datasets.catalogue import INFO, DatasetInfo, Source
 from neuralef.datasets.folder import PREFIX, FolderDataset, expanded
 from neuralef.datasets.synthetic import SyntheticScenes
-from neuralef.errors import InputError
+from neuralef.errors import BEYOND_US, InputError
 from neuralef.files import ensure_writable_folder, locked
 from neuralef.paths import data_root
 from neuralef.provenance import digest
@@ -268,9 +268,10 @@ def _fetch_and_install(info: DatasetInfo, given: Mapping[Source, Path], base: Pa
     files = _collected(info, given, base)
     try:
         _install(info, files, base, thorough=True)
-    except InputError:
+    except InputError as error:
+        full = getattr(error.__cause__, "errno", None) in BEYOND_US  # the disk, say
         for source in lacking:
-            if source.md5 is None:  # else the file is the right one, and the fault lies elsewhere
+            if source.md5 is None and not full:  # else the file is the right one, and the fault lies elsewhere
                 (base / source.files[0]).unlink(missing_ok=True)
         raise
 

@@ -268,11 +268,12 @@ def read_image(path: Path) -> np.ndarray:
     with _opened(path) as opened:
         if opened.format == "TIFF":
             _refuse_misread(opened, path)
-        picture, unscaled = _loaded(opened), opened.mode == "F" or (opened.mode == "I" and opened.format == "TIFF")
+        picture, turn = _loaded(opened), _TURNS.get(_orientation(opened))
+        unscaled = opened.mode == "F" or (opened.mode == "I" and opened.format == "TIFF")
     if unscaled:
         kind = "floating-point values" if picture.mode == "F" else "signed integers or ones of 32 bits"
         raise InputError(f"image {path} holds {kind}; save it with 8 or 16 bits a channel")
-    if (turn := _TURNS.get(_orientation(picture))) is not None:
+    if turn is not None:
         picture = picture.transpose(turn)
     if picture.mode.startswith("I"):
         values = np.asarray(picture).clip(0, 65535)
