@@ -127,13 +127,24 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _rows(bench: Workbench, experiment: Experiment, store: FeatureStore, method: str) -> Iterator[dict[str, Any]]:
     head, seconds = fitted_to(store, bench, experiment, method)
+    yield from evaluated(bench, experiment, store, method, head, seconds)
+
+
+def evaluated(
+    bench: Workbench,
+    experiment: Experiment,
+    store: FeatureStore,
+    method: str,
+    head: ClusterHead,
+    seconds: Mapping[str, float],
+) -> Iterator[dict[str, Any]]:
+    """:func:`scored` on the ``val`` split of a workbench; to ``seconds`` come those of features and evaluation."""
     began, counts = perf_counter(), np.zeros((head.num_clusters, len(bench.dataset.classes)), dtype=np.int64)
     for (image,) in bench.counted([head], experiment.config, title=f"evaluating {method}"):
         counts += image.counts
     require_labels(bench.dataset, counts.sum(axis=0))
-    seconds |= {"extract_s": bench.extract_s(method, head, experiment.config), "eval_s": perf_counter() - began}
-    images = len(bench.dataset.ids("val"))
-    yield from scored(counts, experiment, store, method, head, seconds, images=images)
+    made = {"extract_s": bench.extract_s(method, head, experiment.config), "eval_s": perf_counter() - began, **seconds}
+    yield from scored(counts, experiment, store, method, head, made, images=len(bench.dataset.ids("val")))
 
 
 def scored(
