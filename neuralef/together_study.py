@@ -9,7 +9,6 @@ Labels are read to score, nothing else.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -93,21 +92,21 @@ def run(members: Sequence[Study], methods: Sequence[str], path: Path) -> pd.Data
         raise InputError("the settings of psi differ between these datasets; name those of one profile that share them")
     store = pooled([bench.train for bench in benches])
     epochs = most_epochs([len(bench.train) for bench in benches], benches[0].config)
+    fits = [  # seed by seed: the datasets share its psi
+        (bench, replace(experiment, config=experiment.config.updated({"epochs": epochs})), method)
+        for of_seed in zip(*(member.experiments() for member in members), strict=True)
+        for bench, experiment in zip(benches, of_seed, strict=True)
+        for method in methods
+    ]
     wanted: list[tuple[str, str]] = []
-    seeds = zip(*(member.experiments() for member in members), strict=True)
-    of_seed = [list(zip(benches, experiments, strict=True)) for experiments in seeds]
-    fits = sum(map(len, of_seed)) * len(methods)
-    with tqdm(total=fits, desc="one psi for all", unit="fit", disable=not benches[0].progress) as bar:
-        for (bench, experiment), method in product((pair for pairs in of_seed for pair in pairs), methods):
-            bar.set_postfix(dataset=experiment.dataset, method=method, seed=experiment.seed, refresh=False)
-            longer = replace(experiment, config=experiment.config.updated({"epochs": epochs}))
-            part_id = provenance.digest(bench.experiment_id(longer.clusters, longer.seed, longer.config), store.key)
-            wanted.append((part_id, method))
-            done = _read(path)
-            if not ((done["part_id"] == part_id) & (done["method"] == method)).any():
-                rows = [{"part_id": part_id, **row} for row in _rows(benches[0], bench, longer, store, method)]
-                append_rows(path, rows, columns=COLUMNS, key=KEY)
-            bar.update()
+    for bench, experiment, method in tqdm(fits, desc="one psi for all", unit="fit", disable=not benches[0].progress):
+        experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
+        part_id = provenance.digest(experiment_id, store.key)
+        wanted.append((part_id, method))
+        done = _read(path)
+        if not ((done["part_id"] == part_id) & (done["method"] == method)).any():
+            rows = [{"part_id": part_id, **row} for row in _rows(benches[0], bench, experiment, store, method)]
+            append_rows(path, rows, columns=COLUMNS, key=KEY)
     rows = _read(path)
     return rows[pd.MultiIndex.from_frame(rows[["part_id", "method"]]).isin(wanted)].reset_index(drop=True)
 
