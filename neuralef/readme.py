@@ -78,6 +78,7 @@ def blocks(quick: Path | None = None) -> dict[str, str]:
         "methods": methods_table(methods),
         "drives": table_block(studies, "37_gains"),
         "photographs": table_block(studies, "36_scores"),
+        "together": table_block(studies, "38_scores"),
         "audit": table_block(studies, "30_differences"),
         "audit_gpu": table_block(bench / "audit_gpu", "30_differences"),
         "fidelity": fidelity_sentence(studies),
