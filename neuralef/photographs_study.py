@@ -110,42 +110,38 @@ def run(
                     experiment_id = bench.experiment_id(of_part.clusters, of_part.seed, of_part.config)
                     part_id = provenance.digest(experiment_id, store.key, store.ids)
                     wanted.append((part_id, method))
-                    done = _read(path)
+                    done = read_parts(path)
                     if not ((done["part_id"] == part_id) & (done["method"] == method)).any():
                         rows = [{"part_id": part_id, **row} for row in _rows(bench, of_part, store, method)]
                         append_rows(path, rows, columns=COLUMNS, key=KEY)
                 bar.update()
-    rows = _read(path)
+    rows = read_parts(path)
     asked = pd.MultiIndex.from_frame(rows[["part_id", "method"]]).isin(wanted)
     chosen = rows[asked].reset_index(drop=True)
     return chosen.assign(share=chosen["photographs"].map(share_of))
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_parts(path: Path) -> pd.DataFrame:
+    """The rows of a file of :data:`COLUMNS`; none where there is no file."""
     return read_rows(path, COLUMNS, text=("part_id", "git_sha"))
 
 
 def _rows(bench: Workbench, experiment: Experiment, store: FeatureStore, method: str) -> Iterator[dict[str, Any]]:
     head, seconds = fitted_to(store, bench, experiment, method)
-    yield from evaluated(bench, experiment, store, method, head, seconds)
+    counts, further = evaluated(bench, experiment, method, head)
+    yield from scored(counts, experiment, store, method, head, seconds | further, images=len(bench.dataset.ids("val")))
 
 
 def evaluated(
-    bench: Workbench,
-    experiment: Experiment,
-    store: FeatureStore,
-    method: str,
-    head: ClusterHead,
-    seconds: Mapping[str, float],
-) -> Iterator[dict[str, Any]]:
-    """:func:`scored` on the ``val`` split of a workbench; to ``seconds`` come those of features and evaluation."""
+    bench: Workbench, experiment: Experiment, method: str, head: ClusterHead
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Pixels of all of ``val`` by cluster and class, ``(K, C)``, and the seconds ``extract_s`` and ``eval_s``."""
     extract_s = bench.extract_s(method, head, experiment.config)  # extracts what is missing: no part of eval_s
     began, counts = perf_counter(), np.zeros((head.num_clusters, len(bench.dataset.classes)), dtype=np.int64)
     for (image,) in bench.counted([head], experiment.config, title=f"evaluating {method}"):
         counts += image.counts
     require_labels(bench.dataset, counts.sum(axis=0))
-    made = {"extract_s": extract_s, "eval_s": perf_counter() - began, **seconds}
-    yield from scored(counts, experiment, store, method, head, made, images=len(bench.dataset.ids("val")))
+    return counts, {"extract_s": extract_s, "eval_s": perf_counter() - began}
 
 
 def scored(

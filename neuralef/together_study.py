@@ -24,9 +24,9 @@ from neuralef.errors import InputError
 from neuralef.features import FeatureStore
 from neuralef.intervals import student_interval
 from neuralef.methods import REGISTRY, check_methods
-from neuralef.photographs_study import COLUMNS, KEY, evaluated
+from neuralef.photographs_study import COLUMNS, KEY, evaluated, read_parts, scored
 from neuralef.reporting import cases_won, mean_and_interval, mean_and_spread, mean_and_wins, method_title
-from neuralef.results import append_rows, check_columns, read_rows
+from neuralef.results import append_rows, check_columns
 from neuralef.studies import Study
 from neuralef.training import total_steps, training_settings
 from neuralef.workbench import Experiment, Workbench
@@ -103,16 +103,12 @@ def run(members: Sequence[Study], methods: Sequence[str], path: Path) -> pd.Data
         experiment_id = bench.experiment_id(experiment.clusters, experiment.seed, experiment.config)
         part_id = provenance.digest(experiment_id, store.key)
         wanted.append((part_id, method))
-        done = _read(path)
+        done = read_parts(path)
         if not ((done["part_id"] == part_id) & (done["method"] == method)).any():
             rows = [{"part_id": part_id, **row} for row in _rows(benches[0], bench, experiment, store, method)]
             append_rows(path, rows, columns=COLUMNS, key=KEY)
-    rows = _read(path)
+    rows = read_parts(path)
     return rows[pd.MultiIndex.from_frame(rows[["part_id", "method"]]).isin(wanted)].reset_index(drop=True)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    return read_rows(path, COLUMNS, text=("part_id", "git_sha"))
 
 
 def _rows(
@@ -124,7 +120,8 @@ def _rows(
     fit, began = {"num_clusters": clusters, "seed": seed, "progress": bench.progress}, perf_counter()
     head = REGISTRY[method].fitted(bench.train, trained.psi, config, **fit)
     seconds = {"train_s": trained.train_s, "cluster_s": perf_counter() - began}
-    yield from evaluated(bench, experiment, store, method, head, seconds)
+    counts, further = evaluated(bench, experiment, method, head)
+    yield from scored(counts, experiment, store, method, head, seconds | further, images=len(bench.dataset.ids("val")))
 
 
 def beside(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,6 @@ from neuralef.methods import REGISTRY
 from neuralef.paths import reference_root
 from neuralef.photographs_study import equal_epochs, gain_table, photographs_of, run, score_table, sentences
 from neuralef.reporting import stacked
-from neuralef.results import read_rows
 from neuralef.training import total_steps
 from neuralef.workbench import Workbench, open_workbench
 
@@ -195,7 +194,7 @@ def test_a_chart_has_every_method_part_and_seed(rows):
 
 def test_the_committed_tables_are_those_of_the_committed_rows():
     folder = reference_root("studies")
-    rows = read_rows(folder / photographs_study.FILE, photographs_study.COLUMNS, text=["part_id", "git_sha"])
+    rows = photographs_study.read_parts(folder / photographs_study.FILE)
     assert rows.groupby(["dataset", "photographs", "method", "steps", "matching"])["seed"].nunique().eq(3).all()
     of_dataset = {}
     for name, found in rows.groupby("dataset", sort=False):

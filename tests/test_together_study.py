@@ -12,8 +12,8 @@ from neuralef.config import load_profile
 from neuralef.errors import InputError
 from neuralef.experiments import run_experiment
 from neuralef.paths import reference_root
-from neuralef.photographs_study import COLUMNS
-from neuralef.results import read_results, read_rows
+from neuralef.photographs_study import read_parts
+from neuralef.results import read_results
 from neuralef.studies import Study
 from neuralef.together_study import beside, figure_values, most_epochs, pooled, run, score_table, sentences
 from neuralef.training import total_steps
@@ -136,7 +136,7 @@ def test_what_cannot_be_shared_is_named_before_anything_is_computed(members, tmp
 
 def test_the_committed_table_is_that_of_the_committed_rows():
     folder = reference_root("studies")
-    rows = read_rows(folder / together_study.FILE, COLUMNS, text=["part_id", "git_sha"])
+    rows = read_parts(folder / together_study.FILE)
     assert rows.groupby(["dataset", "method", "matching"])["seed"].nunique().eq(5).all()
     made = score_table(beside(rows, read_results(folder / "results.csv")))
     pd.testing.assert_frame_equal(pd.read_csv(folder / "tables" / "38_scores.csv"), made, check_dtype=False)

@@ -269,9 +269,9 @@ def _fetch_and_install(info: DatasetInfo, given: Mapping[Source, Path], base: Pa
     try:
         _install(info, files, base, thorough=True)
     except InputError as error:
-        full = getattr(error.__cause__, "errno", None) in BEYOND_US  # the disk, say
+        beyond_us = getattr(error.__cause__, "errno", None) in BEYOND_US  # as a full disk
         for source in lacking:
-            if source.md5 is None and not full:  # else the file is the right one, and the fault lies elsewhere
+            if source.md5 is None and not beyond_us:  # else the file is the right one, and the fault lies elsewhere
                 (base / source.files[0]).unlink(missing_ok=True)
         raise
 
