@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from neuralef import datasets
-from neuralef.config import FEATURE_FIELDS, PAPER_EIGENFUNCTIONS, Profile, StandIn, TableSetup, load_profile
+from neuralef.config import FEATURE_FIELDS, PAPER_EIGENFUNCTIONS, Config, Profile, StandIn, TableSetup, load_profile
 from neuralef.errors import InputError
 from neuralef.evaluation import MATCHINGS, Matching
 from neuralef.experiments import read_image_tables, run_experiment, run_seeds
@@ -58,7 +58,8 @@ class Line:
             return f"{NOT_RUN}: {self.reason}"
         used = self.experiment
         transfer = f", trained on {_named(used.trained_on, used.trained_on_options)}" if used.trained_on else ""
-        return f"{_named(used.dataset, used.dataset_options)}{transfer}; {used.backbone}; K = {used.clusters}"
+        wider = f"; psi of {used.clusters} channels" if used.config.width == used.clusters else ""
+        return f"{_named(used.dataset, used.dataset_options)}{transfer}; {used.backbone}; K = {used.clusters}{wider}"
 
 
 @dataclass
@@ -108,7 +109,8 @@ class TableStudy:
             reasons = [self._unusable(experiment)]
         if any(reasons):
             return Line(spec, None, "; ".join(dict.fromkeys(filter(None, reasons))))
-        return Line(spec, replace(experiment, clusters=self._clusters(spec, experiment, scaled=scaled)))
+        clusters = self._clusters(spec, experiment, scaled=scaled)
+        return Line(spec, replace(experiment, clusters=clusters, config=_wide_enough(experiment.config, clusters)))
 
     def bench(self, experiment: Experiment) -> Workbench:
         """The workbench of an experiment, shared with all that have its features."""
@@ -575,6 +577,11 @@ def _number(value: Any) -> float:
     """A number, or the one behind the ``=`` of a setting; -1 for anything else."""
     text = str(value).rpartition("=")[2]
     return float(text) if text.replace(".", "", 1).isdecimal() else -1.0
+
+
+def _wide_enough(config: Config, clusters: int) -> Config:
+    """The settings with a psi of at least K channels, which K orthogonal functions need; the paper's always is."""
+    return replace(config, width=clusters) if config.width and config.width < clusters else config
 
 
 def _key(specification: Experiment | StandIn) -> str:

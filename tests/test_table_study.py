@@ -135,6 +135,8 @@ def test_stand_ins_take_the_place_of_the_paper_s_names():
     assert line.experiment.config.protocol == "sliding"
     assert {line.experiment.clusters for line in study.lines(TABLES["5"])} == {6, 64}
     assert {line.experiment.clusters for line in study.lines(TABLES["4.4"])} == {8}
+    assert [line.experiment.config.width for line in study.lines(TABLES["5"])] == [32, 64], "at least K channels"
+    assert "K = 64; psi of 64 channels" in study.lines(TABLES["5"])[1].description
     small, base, large = study.lines(TABLES["1"])
     assert small.experiment
     assert base.experiment is large.experiment is None
@@ -475,6 +477,6 @@ def test_scores_of_the_committed_tables_are_those_of_the_committed_rows(stem):
     run = table[table["here mIoU"] != "not run"]
     assert len(run)
     for line in run.to_dict("records"):
-        dataset, backbone, clusters = line["here"].split("; ")
+        dataset, backbone, clusters, *_ = line["here"].split("; ")  # perhaps: psi of so many channels
         what = (dataset.partition(", trained on")[0], backbone, clusters.removeprefix("K = "))
         assert (*what, line.get("method", "Ours"), line["here Acc"], line["here mIoU"], line["seeds"]) in known, line
