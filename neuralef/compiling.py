@@ -25,6 +25,7 @@ SIGNATURES = {
     "loops.sparse_product": f"{_CSR}, float32[:,::1]",
     "loops.nearest_points": "float32[:,:,::1], int64",
     "loops.offer_block_transposed": f"float32[:,::1], int64, int64, {_CANDIDATES}, float32[::1], int64",
+    "loops.transposed": _CSR,
     "loops.scale_rows_and_columns": f"{_CSR}, float32[::1]",
     "loops.keep_largest_of_rows": f"{_CANDIDATES}, int64",
 }

@@ -19,7 +19,7 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from neuralef import loops
 from neuralef.errors import InputError
+from neuralef.precision import onednn_is_faster, product_by_onednn
 
 BLOCK = (512, 1024)
 """Rows and columns of the similarity matrix held at once: 2 MB, which stay in the processor's cache."""
@@ -59,31 +60,45 @@ def nearest_neighbors(features: Tensor, neighbors: int, *, block: tuple[int, int
     check_feature_neighbors(N, neighbors)
     unit = F.normalize(features.float(), dim=1)
     check_finite(unit)
-    transposed = unit.T.contiguous()
+    multiply = _multiplier(unit, block)
     capacity = 2 * neighbors  # about as many pass the first thresholds
     values = np.empty((N, capacity), dtype=np.float32)
     indices = np.empty((N, capacity), dtype=np.int32)
     lengths = np.zeros(N, dtype=np.int64)
     candidates = (values, indices, lengths, _first_thresholds(unit, neighbors))
     rows, columns = block
-    memory = torch.empty(rows * max(rows, columns))  # fresh memory for every block would cost a tenth of the time
     for top in range(0, N, rows):
         bottom = min(top + rows, N)
         starts = [top, *range(bottom, N, columns)]
         for left, right in zip(starts, [*starts[1:], N], strict=True):
-            shape = (bottom - top, right - left)
-            out = memory[: shape[0] * shape[1]].view(shape)
-            similarity = torch.mm(unit[top:bottom], transposed[:, left:right], out=out).numpy()
+            similarity = multiply(slice(top, bottom), slice(left, right)).numpy()
             loops.offer_block(similarity, top, left, *candidates, neighbors)
             if left > top:
                 loops.offer_block_transposed(similarity, top, left, *candidates, neighbors)
-    for u in np.flatnonzero(lengths < neighbors):
+    short = np.flatnonzero(lengths < neighbors)
+    transposed = unit.T.contiguous() if len(short) else None  # as torch.mm has it, so that equal sums stay equal
+    for u in short:
         similarity = transposed.T @ unit[u]
         similarity[u] = -torch.inf
         values[u, :neighbors], indices[u, :neighbors] = similarity.topk(neighbors)
         lengths[u] = neighbors
     loops.keep_largest_of_rows(values, indices, lengths, neighbors)
     return torch.from_numpy(indices[:, :neighbors].copy()), torch.from_numpy(values[:, :neighbors].copy())
+
+
+def _multiplier(unit: Tensor, block: tuple[int, int]) -> Callable[[slice, slice], Tensor]:
+    """What multiplies some rows of ``(N, C)`` by others, to ``(R, S)``; a product may overwrite the one before it."""
+    if onednn_is_faster():
+        return lambda rows, columns: product_by_onednn(unit[rows], unit[columns])
+    transposed = unit.T.contiguous()
+    memory = torch.empty(block[0] * max(block))  # fresh memory for every block would cost a tenth of the time
+
+    def multiply(rows: slice, columns: slice) -> Tensor:
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        out = memory[: shape[0] * shape[1]].view(shape)
+        return torch.mm(unit[rows], transposed[:, columns], out=out)
+
+    return multiply
 
 
 def check_feature_neighbors(patches: int, neighbors: int) -> None:
@@ -125,7 +140,8 @@ def _first_thresholds(unit: Tensor, neighbors: int) -> np.ndarray:
     rank = math.ceil(expected + 2.5 * math.sqrt(expected) + 2)
     if rank >= len(sample):
         return np.full(len(unit), -np.inf, dtype=np.float32)
-    parts = [(part @ sample.T).topk(rank, dim=1, sorted=False).values.amin(dim=1) for part in unit.split(BLOCK[1])]
+    multiply = product_by_onednn if onednn_is_faster() else lambda part, others: part @ others.T
+    parts = [multiply(part, sample).topk(rank, dim=1, sorted=False).values.amin(dim=1) for part in unit.split(BLOCK[1])]
     return torch.cat(parts).numpy()
 
 
@@ -151,7 +167,8 @@ def feature_graph(features: Tensor, neighbors: int) -> sp.csr_array:
     rows = np.arange(0, N * neighbors + 1, neighbors, dtype=np.int32)
     halves = cosines.clamp_min(0).mul_(0.5).numpy().ravel()
     links = sp.csr_array((halves, indices.numpy().ravel(), rows), shape=(N, N))
-    affinity = _sum(links, links.T.tocsr())
+    starts, columns, entries = loops.transposed(links.indptr, links.indices, links.data)
+    affinity = _sum(links, sp.csr_array((entries, columns, starts), shape=(N, N)))
     if (cosines <= 0).any():
         affinity.eliminate_zeros()
     return affinity

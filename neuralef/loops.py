@@ -25,6 +25,9 @@ COLUMNS_PER_TASK = 64
 ROWS_PER_TASK = 256
 """Rows of a sparse sum that one task adds up, on scratch memory of its own."""
 
+PARTS = 8
+"""Parts of equally many rows that a sparse matrix is transposed in, whatever the number of threads."""
+
 
 @intrinsic
 def _lowest_set_bit(typing_context, bits):
@@ -201,6 +204,41 @@ def scale_rows_and_columns(indptr, indices, data, scale):
     for u in prange(len(indptr) - 1):
         for entry in range(indptr[u], indptr[u + 1]):
             data[entry] *= scale[u] * scale[indices[entry]]
+
+
+@njit(parallel=True, cache=True)
+def transposed(starts, columns, entries):
+    """The transpose of a square CSR matrix; within its rows entries are sorted (a counting sort).
+
+    Args:
+        starts: Start of every row, ``(N + 1,)``.
+        columns: Columns of the entries, ``(nnz,)``.
+        entries: Entries, float32 ``(nnz,)``.
+
+    Returns:
+        Starts and columns, int32, and entries, float32, of the transpose.
+    """
+    N = len(starts) - 1
+    rows = (N + PARTS - 1) // PARTS
+    places = np.zeros((PARTS, N), dtype=np.int32)  # of the next entry that a part has of a column
+    for part in prange(PARTS):
+        for entry in range(starts[min(part * rows, N)], starts[min((part + 1) * rows, N)]):
+            places[part, columns[entry]] += 1
+    row_starts = np.zeros(N + 1, dtype=np.int32)
+    place = 0
+    for v in range(N):
+        for part in range(PARTS):
+            place, places[part, v] = place + places[part, v], place
+        row_starts[v + 1] = place
+    row_columns = np.empty(len(columns), dtype=np.int32)
+    row_entries = np.empty(len(entries), dtype=np.float32)
+    for part in prange(PARTS):
+        for u in range(min(part * rows, N), min((part + 1) * rows, N)):
+            for entry in range(starts[u], starts[u + 1]):
+                place = places[part, columns[entry]]
+                row_columns[place], row_entries[place] = u, entries[entry]
+                places[part, columns[entry]] = place + 1
+    return row_starts, row_columns, row_entries
 
 
 @njit(parallel=True, cache=True)

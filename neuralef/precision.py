@@ -3,6 +3,8 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from neuralef.errors import InputError
 
@@ -36,6 +38,26 @@ def native_precisions(device: Device = "cpu") -> tuple[Precision, ...]:
 def fastest_precision(device: Device = "cpu") -> Precision:
     """The last of :func:`native_precisions`."""
     return native_precisions(device)[-1]
+
+
+def onednn_is_faster() -> bool:
+    """Whether oneDNN multiplies float32 matrices faster than ``torch.mm`` on this processor.
+
+    It does on AMD's with AVX-512: MKL, which ``torch.mm`` calls, stays at AVX2 there (``benchmarks/README.md``).
+    """
+    capabilities = torch.cpu.get_capabilities()
+    amd = capabilities.get("cpu_name", "").startswith("AMD")
+    return torch.backends.mkldnn.is_available() and amd and capabilities.get("avx512_f", False)
+
+
+def product_by_onednn(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T`` of float32 matrices, ``(R, C)`` and ``(S, C)`` to ``(R, S)``, contiguous.
+
+    It is a convolution of one pixel, which torch leaves to oneDNN. (In oneDNN's own layout, by ``to_mkldnn``, the
+    matrices would be copied.)
+    """
+    pixels = left[None, None].permute(0, 3, 1, 2)  # (1, C, 1, R), channels last
+    return F.conv2d(pixels, right[:, :, None, None]).permute(0, 2, 3, 1).flatten(0, 2).contiguous()
 
 
 def fastest_device() -> Device:

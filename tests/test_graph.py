@@ -48,8 +48,10 @@ def test_neighbours_do_not_depend_on_the_block(block):
     assert [set(row.tolist()) for row in found[0]] == [set(row.tolist()) for row in whole[0]]
 
 
+@pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize(("N", "neighbors"), [(700, 3), (700, 40), (1300, 100), (700, 699)])
-def test_neighbours_are_those_of_the_whole_similarity_matrix(N, neighbors):
+def test_neighbours_are_those_of_the_whole_similarity_matrix(monkeypatch, N, neighbors, onednn):
+    monkeypatch.setattr(graph, "onednn_is_faster", lambda: onednn)
     flat = torch.randn(N, 12, generator=torch.Generator().manual_seed(N))
     similarity = F.normalize(flat, dim=1) @ F.normalize(flat, dim=1).T
     similarity.fill_diagonal_(-torch.inf)
@@ -282,20 +284,29 @@ def test_first_thresholds_seldom_make_a_row_be_computed_again(neighbors):
     assert nearer.float().mean() < 6 * neighbors
 
 
+def shuffled(size, generator):
+    """A random sparse matrix, the entries of each row in random order."""
+    dense = np.where(generator.random((size, size)) < 0.3, generator.standard_normal((size, size)), 0)
+    rows = [generator.permutation(np.flatnonzero(row)) for row in dense]
+    starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
+    columns = np.concatenate(rows).astype(np.int32)
+    entries = dense[np.repeat(np.arange(size), np.diff(starts)), columns].astype(np.float32)
+    return sp.csr_array((entries, columns, starts), shape=(size, size))
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 600])
+def test_a_sparse_transpose_is_that_of_the_dense_matrix(size):
+    A = shuffled(size, np.random.default_rng(size))
+    starts, columns, entries = loops.transposed(A.indptr, A.indices, A.data)
+    found = sp.csr_array((entries, columns, starts), shape=(size, size))
+    assert all((np.diff(columns[starts[u] : starts[u + 1]]) > 0).all() for u in range(size))
+    np.testing.assert_array_equal(found.toarray(), A.toarray().T)
+
+
 @pytest.mark.parametrize("size", [1, 31, 33, 600])
 def test_sparse_sums_are_those_of_dense_matrices(size):
     generator = np.random.default_rng(size)
-
-    def shuffled():
-        """A random sparse matrix, the entries of each row in random order."""
-        dense = np.where(generator.random((size, size)) < 0.3, generator.standard_normal((size, size)), 0)
-        rows = [generator.permutation(np.flatnonzero(row)) for row in dense]
-        starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
-        columns = np.concatenate(rows).astype(np.int32)
-        entries = dense[np.repeat(np.arange(size), np.diff(starts)), columns].astype(np.float32)
-        return sp.csr_array((entries, columns, starts), shape=(size, size))
-
-    A, B = shuffled(), shuffled()
+    A, B = shuffled(size, generator), shuffled(size, generator)
     starts, columns, entries = loops.sparse_sum(A.indptr, A.indices, A.data, B.indptr, B.indices, B.data)
     found = sp.csr_array((entries, columns, starts), shape=(size, size))
     assert all((np.diff(columns[starts[u] : starts[u + 1]]) > 0).all() for u in range(size))
