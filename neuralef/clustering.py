@@ -8,6 +8,7 @@ up-sampling the logits is up-sampling the features.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Self
 
 import numpy as np
@@ -223,7 +224,13 @@ class EigenfunctionHead(FittedHead):
 
     @torch.inference_mode()
     def logits(self, levels: Tensor) -> Tensor:  # noqa: D102
-        return self.psi.head(hidden_features(self.psi, levels, self.precision)).cpu()
+        hidden = hidden_features(self.psi, levels, self.precision)
+        return F.linear(hidden, self._weight, self.psi.head.bias).cpu()
+
+    @cached_property
+    def _weight(self) -> Tensor:
+        """The orthonormal rows of psi's last layer, ``(K, width)``, which itself decomposes a matrix at every call."""
+        return self.psi.head.weight.detach()
 
     @property
     def num_clusters(self) -> int:  # noqa: D102

@@ -69,7 +69,17 @@ COLUMNS = (
     "created",
 )
 KEY = ("setting", "side", "patches")
-_MODULES = ("precision", "loops", "graph", "spectral", "eigenfunctions", "objective", "training", "measuring", "scaling")
+_MODULES = (
+    "precision",
+    "loops",
+    "graph",
+    "spectral",
+    "eigenfunctions",
+    "objective",
+    "training",
+    "measuring",
+    "scaling",
+)
 
 
 @dataclass(frozen=True)

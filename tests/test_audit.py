@@ -151,6 +151,15 @@ def test_the_weight_of_the_cross_entropy_keeps_the_official_ratio():
     assert audit.official_label_weight(Config(trace_scale=0.5)) == pytest.approx(2)
 
 
+def test_where_no_weight_is_named_the_cross_entropy_has_the_official_one(store, labels):
+    unnamed, official, one = (
+        train_probed(store, labels, CONFIG, variant="gradient", label_weight=weight, **FIT)
+        for weight in (None, audit.official_label_weight(CONFIG), 1.0)
+    )
+    assert same(unnamed.psi, official.psi)
+    assert not same(unnamed.psi, one.psi)
+
+
 @pytest.mark.parametrize(
     "config", [CONFIG, replace(CONFIG, precision="bfloat16", patch_stride=2, feature_neighbors=4, epochs=2)]
 )

@@ -50,6 +50,15 @@ def test_the_kernel_is_that_of_the_processor(device, settings, masked):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_fewer_patches_than_neighbours_are_all_neighbours(device):
+    features, colours = patches()
+    kept = torch.zeros(3, 6, 5, dtype=torch.bool)
+    kept[:, :2] = True
+    found = graph_torch.kernel(features.to(device), colours.to(device), feature_neighbors=256, kept=kept.to(device))
+    torch.testing.assert_close(dense(found), dense(graph.kernel(features, colours, feature_neighbors=256, kept=kept)))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("similarities", [1, 700, 10**6])
 def test_neighbours_do_not_depend_on_how_many_similarities_are_held(device, similarities, monkeypatch):
     monkeypatch.setattr(graph_torch, "SIMILARITIES", similarities)
