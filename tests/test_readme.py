@@ -288,6 +288,6 @@ def test_captions_of_the_committed_findings_fall_apart_into_profile_data_and_see
     files = findings_files(reference_root("standard"))
     for path in files:
         setting = caption_of(path).removeprefix(VERDICT_RULE).strip()
-        assert re.fullmatch(r"profile standard: datasets? [^;]+; backbone [^;]+; .+; seeds [\d, ]+\.", setting)
+        assert re.fullmatch(r"profile standard: datasets? [^;]+; backbone [^;]+; (.+; )?seeds [\d, ]+\.", setting)
     assert files
     assert readme.findings_block(reference_root("standard")).count("; seeds ") == 1  # what all share is said once
