@@ -9,6 +9,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from neuralef import clustering, training
 from neuralef.config import Config
+from neuralef.eigenfunctions import OrthonormalRows
 from neuralef.errors import InputError
 from neuralef.kmeans import Centroids, fit_kmeans
 from neuralef.spectral import RESTARTS
@@ -72,6 +73,17 @@ def test_logits_of_ours_are_those_of_psi(store):
     found = clustering.EigenfunctionHead.from_tensors({}, psi, CONFIG).logits(levels)
     assert found.shape == (3, 8, 5, 4)
     torch.testing.assert_close(found.flatten(1, 2), psi(levels.flatten(1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_ours_finds_the_rows_of_psi_s_last_layer_once_for_all_images(store, monkeypatch):
+    psi = training.new_psi(store, CONFIG, 4, seed=0).eval()
+    found = []
+    rows = OrthonormalRows.forward
+    monkeypatch.setattr(OrthonormalRows, "forward", lambda self, weight: found.append(1) or rows(self, weight))
+    head = clustering.EigenfunctionHead.from_tensors({}, psi, CONFIG)
+    for image in range(3):
+        head.logits(store.levels(slice(image, image + 1)))
+    assert len(found) == 1
 
 
 def test_blocks_of_psi_run_in_the_precision_asked_for(store):
